@@ -1,0 +1,2 @@
+//! Types shared by the probes and the agent: `#[repr(C)]`, explicit padding, no `bool`.
+#![no_std]

@@ -1,0 +1,1 @@
+//! The first responder on a Linux node.

@@ -1,0 +1,1 @@
+//! Benchmarks of Paramedic against its limits and its peers.

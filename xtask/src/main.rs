@@ -1,0 +1,2 @@
+//! `cargo xtask …`: one enum of commands, a module each.
+fn main() {}
