@@ -1,1 +1,22 @@
 //! The first responder on a Linux node.
+//!
+//! ```text
+//! Alertmanager ──▶ intake ──▶ routing ──▶ sampling ─┐
+//! PSI trigger  ──▶   │           │        evidence ─┼─▶ diagnosis ──▶ remedy ──▶ verify ──▶ report
+//!                    │           │                  │       │           │          │         │
+//!                    └───────────┴──────── journal (write-ahead: every step above is durable first)
+//! ```
+//!
+//! [`pipeline::handle`] takes one episode from top to bottom. Stages never import each other: they
+//! meet only there, through the nouns in [`incident`].
+
+pub mod incident;
+
+pub mod diagnosis;
+pub mod evidence;
+pub mod intake;
+pub mod journal;
+pub mod remedy;
+pub mod routing;
+pub mod sampling;
+pub mod verify;
