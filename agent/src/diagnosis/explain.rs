@@ -5,12 +5,20 @@ use crate::incident::{Diagnosis, Hypothesis, Quality, Verdict, WeighedFeature};
 /// Widest line; leaves room for a caller's indentation within 100 columns.
 const COLUMNS: usize = 86;
 /// Cells of a posterior's bar.
-const BAR: usize = 20;
+const BAR: usize = 12;
+/// Where a folded line goes on: below what evidence says.
+const FOLD: usize = 23;
 
 /// The ranked causes with posterior, culprit, evidence for and against in bits, what is missing,
 /// and the verdict. No line is wider than 86 columns.
 pub fn explain(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
+    let widest = diagnosis.top.iter().map(|top| top.id.len()).max();
+    let headline = |rank: &str, id: &str, posterior: f64, title: &str| {
+        let (width, percent) = (widest.unwrap_or(0).max(7), posterior * 100.0);
+        let bar = bar(posterior);
+        format!("{rank:<3}{id:<width$}  {bar} {percent:>3.0} %  {title}")
+    };
     for (rank, hypothesis) in diagnosis.top.iter().enumerate() {
         put(
             &mut text,
@@ -40,14 +48,6 @@ pub fn explain(diagnosis: &Diagnosis) -> String {
         Verdict::Inconclusive(why) => put(&mut text, &format!("verdict: inconclusive, {why}")),
     }
     text
-}
-
-fn headline(rank: &str, id: &str, posterior: f64, title: &str) -> String {
-    let percent = posterior * 100.0;
-    format!(
-        "{rank:<3}{id:<22} {} {percent:>3.0} %  {title}",
-        bar(posterior)
-    )
 }
 
 fn bar(part: f64) -> String {
@@ -163,15 +163,30 @@ fn number(value: f64) -> String {
     format!("{text}{unit}")
 }
 
-/// Writes a line, cut to the columns; control characters never reach a terminal.
+/// Writes a line, folded at the columns; control characters never reach a terminal.
 fn put(text: &mut String, line: &str) {
-    let clean = line.chars().map(|c| if c.is_control() { '?' } else { c });
-    if line.chars().count() <= COLUMNS {
-        text.extend(clean);
-        text.push('\n');
-        return;
+    let clean: Vec<char> = line
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let mut rest = clean.as_slice();
+    let mut indent = 0;
+    while indent + rest.len() > COLUMNS {
+        let room = COLUMNS - indent;
+        // At the last space, if that leaves a line worth reading; else in the middle of the word.
+        let space = rest[..room].iter().rposition(|c| *c == ' ');
+        let cut = space.filter(|at| *at > room / 2).unwrap_or(room);
+        fold(text, indent, &rest[..cut]);
+        rest = &rest[cut..];
+        let spaces = rest.iter().take_while(|c| **c == ' ').count();
+        rest = &rest[spaces..];
+        indent = FOLD;
     }
-    let cut: String = clean.take(COLUMNS - 1).collect();
-    text.push_str(&cut);
-    text.push_str("…\n");
+    fold(text, indent, rest);
+}
+
+fn fold(text: &mut String, indent: usize, line: &[char]) {
+    text.extend(std::iter::repeat_n(' ', indent));
+    text.extend(line);
+    text.push('\n');
 }

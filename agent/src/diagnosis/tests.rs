@@ -1,9 +1,71 @@
-use std::path::{Path, PathBuf};
+//! Tests of the stage as a whole: shipped rules and their cases, documentation, the two commands.
+
+mod ranking;
+mod readings;
+mod rule_files;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
 
 use super::{DiagnosisConfig, RuleSet, cases, cases::CaseFile};
+use crate::{
+    cli::{check::check_rules, test_rules::test_rules},
+    incident::{Alert, AlertStatus, CgroupFacts, CgroupId, Evidence, Fingerprint, Reading, Source},
+};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn alert(name: &str) -> Alert {
+    let labels = BTreeMap::from([("alertname".to_owned(), name.to_owned())]);
+    Alert {
+        status: AlertStatus::Firing,
+        fingerprint: Fingerprint::of(&labels),
+        labels,
+        annotations: BTreeMap::new(),
+        starts_at: Timestamp::UNIX_EPOCH,
+        ends_at: None,
+    }
+}
+
+fn webhook() -> Source {
+    Source::Alertmanager {
+        receiver: "paramedic".to_owned(),
+    }
+}
+
+fn readings(pairs: &[(&str, f64)]) -> BTreeMap<String, Reading> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), Reading::good(*value)))
+        .collect()
+}
+
+fn evidence(host: &[(&str, f64)]) -> Evidence {
+    Evidence {
+        taken_at: Timestamp::UNIX_EPOCH,
+        window_s: 30.0,
+        host: readings(host),
+        cgroups: Vec::new(),
+        series: Vec::new(),
+        series_gaps: Vec::new(),
+        coverage: Vec::new(),
+    }
+}
+
+fn cgroup(id: u64, path: &str, leaf: bool, pairs: &[(&str, f64)]) -> CgroupFacts {
+    CgroupFacts {
+        id: CgroupId(id),
+        path: path.to_owned(),
+        leaf,
+        readings: readings(pairs),
+    }
 }
 
 #[test]
@@ -20,26 +82,94 @@ fn shipped_rules_have_no_findings() {
     assert_eq!(ids(&set), ids(&loaded));
 }
 
+fn failures(path: &Path, ran: &mut usize) -> Vec<String> {
+    let file = CaseFile::load(path).unwrap();
+    let rules = cases::rules_of(path, &file).unwrap();
+    let results = file.run(&rules, &DiagnosisConfig::default());
+    *ran += results.len();
+    results
+        .into_iter()
+        .filter(|result| !result.differences.is_empty())
+        .map(|result| {
+            let differences = result.differences.join("; ");
+            format!(
+                "{}:{} {}: {differences}",
+                path.display(),
+                result.line,
+                result.name
+            )
+        })
+        .collect()
+}
+
 #[test]
 fn all_cases_beside_the_rules_pass() {
     let mut ran = 0;
-    let mut failed = Vec::new();
-    for path in cases::find(&[repository("rules")]).unwrap() {
-        let file = CaseFile::load(&path).unwrap();
-        let rules = cases::rules_of(&path, &file).unwrap();
-        for result in file.run(&rules, &DiagnosisConfig::default()) {
-            ran += 1;
-            if !result.differences.is_empty() {
-                let differences = result.differences.join("; ");
-                failed.push(format!(
-                    "{}:{} {}: {differences}",
-                    path.display(),
-                    result.line,
-                    result.name
-                ));
-            }
-        }
-    }
+    let files = cases::find(&[repository("rules")]).unwrap();
+    let failed: Vec<String> = files
+        .iter()
+        .flat_map(|path| failures(path, &mut ran))
+        .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(ran >= 20, "{ran} cases");
+}
+
+/// The n-th YAML block of the documentation.
+fn documented(n: usize) -> String {
+    let text = fs::read_to_string(repository("docs/rules.md")).unwrap();
+    let block = text.split("```yaml\n").nth(n + 1).unwrap();
+    block.split("```").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_documented_example_works_as_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("queue.yaml");
+    fs::write(&rules, documented(0)).unwrap();
+    let tests = dir.path().join("queue.test.yaml");
+    fs::write(&tests, documented(1)).unwrap();
+    assert_eq!(check_rules(std::slice::from_ref(&rules)).unwrap(), 0);
+    let mut ran = 0;
+    assert_eq!(failures(&tests, &mut ran), Vec::<String>::new());
+    assert_eq!(ran, 3);
+}
+
+#[test]
+fn documentation_lists_every_derived_reading() {
+    let text = fs::read_to_string(repository("docs/rules.md")).unwrap();
+    for name in [
+        "host.forks_per_cpu_s",
+        "culprit.mem.exhausts_in_s",
+        "top_share.",
+        "bystanders.",
+    ] {
+        assert!(text.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn commands_exit_with_1_on_findings_and_failures() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    assert_eq!(check_rules(&[repository("rules")]).unwrap(), 0);
+    assert_eq!(check_rules(&[]).unwrap(), 0);
+    assert_eq!(test_rules(&[repository("rules/cpu.yaml")]).unwrap(), 0);
+
+    let bad = write("bad.yaml", "family: x\nhypotheses: []\n");
+    assert_eq!(check_rules(&[bad]).unwrap(), 1);
+    assert_eq!(check_rules(&[dir.path().join("absent.yaml")]).unwrap(), 1);
+    assert_eq!(test_rules(&[dir.path().join("absent.yaml")]).unwrap(), 1);
+
+    let good = write("queue.yaml", &documented(0));
+    let wrong = documented(1).replace("ranking: [queue-stuck]", "ranking: [unknown]");
+    let failing = write("queue.test.yaml", &format!("rules: [queue.yaml]\n{wrong}"));
+    assert_eq!(check_rules(&[good, failing.clone()]).unwrap(), 0);
+    assert_eq!(test_rules(&[failing]).unwrap(), 1);
+    // A case that cannot fail is a finding.
+    let empty = write("e.test.yaml", "cases:\n  - {case: a, expect: {}}\n");
+    assert_eq!(check_rules(&[empty]).unwrap(), 1);
 }

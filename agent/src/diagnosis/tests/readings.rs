@@ -1,0 +1,129 @@
+use super::{cgroup, evidence};
+use crate::{
+    diagnosis::features::{NEVER_S, lookup, resembling},
+    incident::{CgroupId, Evidence, Quality, Reading, Series},
+};
+
+fn tree() -> Evidence {
+    let mut evidence = evidence(&[
+        ("cpu.busy", 0.9),
+        ("cpu.count", 4.0),
+        ("mem.available", 0.25),
+        ("mem.total_bytes", 4e9),
+        ("forks_per_s", 100.0),
+    ]);
+    evidence.cgroups = vec![
+        cgroup(1, "/", false, &[("cpu.psi", 0.99)]),
+        cgroup(2, "/a", false, &[("cpu.psi", 0.98)]),
+        cgroup(
+            3,
+            "/a/hog",
+            true,
+            &[
+                ("cpu.psi", 0.97),
+                ("cpu.cores", 2.7),
+                ("mem.growth_bytes_per_s", 1e7),
+            ],
+        ),
+        cgroup(4, "/a/hog/child", true, &[("cpu.psi", 0.96)]),
+        cgroup(
+            5,
+            "/a/hogwarts",
+            true,
+            &[("cpu.psi", 0.3), ("cpu.cores", 0.3)],
+        ),
+        cgroup(
+            6,
+            "/b",
+            true,
+            &[("cpu.psi", 0.2), ("mem.growth_bytes_per_s", -5.0)],
+        ),
+    ];
+    evidence
+}
+
+fn value(evidence: &Evidence, culprit: u64, reading: &str) -> Option<f64> {
+    lookup(evidence, Some(CgroupId(culprit)), reading).map(|found| found.value)
+}
+
+#[test]
+fn bystanders_are_neither_the_culprit_nor_above_nor_below_it() {
+    let tree = tree();
+    // `/a/hogwarts` begins like the culprit's path and is none of it.
+    assert_eq!(value(&tree, 3, "bystanders.psi.cpu"), Some(0.3));
+    assert_eq!(value(&tree, 5, "bystanders.psi.cpu"), Some(0.97));
+    assert_eq!(
+        lookup(&tree, None, "bystanders.psi.cpu").map(|r| r.value),
+        Some(0.97)
+    );
+    assert_eq!(value(&tree, 3, "bystanders.psi.io"), None);
+}
+
+#[test]
+fn derived_readings_are_ratios() {
+    let tree = tree();
+    assert_eq!(value(&tree, 3, "host.forks_per_cpu_s"), Some(25.0));
+    // 2.7 of 0.9 x 4 CPUs, although the known leaves add up to 3 only.
+    assert_eq!(value(&tree, 3, "top_share.cpu.cores"), Some(0.75));
+    assert_eq!(value(&tree, 3, "culprit.mem.exhausts_in_s"), Some(100.0));
+    assert_eq!(value(&tree, 6, "culprit.mem.exhausts_in_s"), Some(NEVER_S));
+    assert_eq!(value(&tree, 5, "culprit.mem.exhausts_in_s"), None);
+}
+
+#[test]
+fn what_is_not_finite_or_not_known_is_missing() {
+    let mut tree = tree();
+    tree.host
+        .insert("cpu.busy".to_owned(), Reading::good(f64::NAN));
+    tree.host.insert("cpu.count".to_owned(), Reading::good(0.0));
+    for reading in [
+        "host.cpu.busy",
+        "host.forks_per_cpu_s",
+        "host.nonsense",
+        "busy",
+        "",
+        "host.",
+    ] {
+        assert_eq!(lookup(&tree, None, reading), None, "{reading}");
+    }
+    assert_eq!(lookup(&tree, None, "culprit.cpu.cores"), None);
+    assert_eq!(lookup(&tree, Some(CgroupId(77)), "culprit.cpu.cores"), None);
+}
+
+#[test]
+fn a_series_that_ends_in_gaps_is_partial() {
+    let mut evidence = evidence(&[]);
+    let series = |values: &[Option<f64>]| Series {
+        name: "depth".to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        start_s: 0,
+        step_s: 15,
+        values: values.to_vec(),
+    };
+    evidence.series = vec![
+        series(&[Some(3.0), Some(7.0), None]),
+        series(&[None, Some(5.0)]),
+    ];
+    assert_eq!(
+        lookup(&evidence, None, "series.depth"),
+        Some(Reading::partial(7.0))
+    );
+    evidence.series.swap_remove(0);
+    let found = lookup(&evidence, None, "series.depth").unwrap();
+    assert_eq!((found.value, found.quality), (5.0, Quality::Good));
+    evidence.series = vec![series(&[None, None])];
+    assert_eq!(lookup(&evidence, None, "series.depth"), None);
+}
+
+#[test]
+fn typos_find_their_reading() {
+    assert_eq!(
+        resembling("host.cpu.bussy").as_deref(),
+        Some("host.cpu.busy")
+    );
+    assert_eq!(
+        resembling("cpu.cores").as_deref(),
+        Some("culprit.cpu.cores")
+    );
+    assert_eq!(resembling("host.weather"), None);
+}
