@@ -1,1 +1,3 @@
 //! The first responder on a Linux node.
+
+pub mod journal;
