@@ -85,10 +85,19 @@ impl Ledger {
     ///
     /// # Errors
     /// Those of [`Journal::open`].
-    pub fn open(config: &JournalConfig, incidents_max: usize) -> Result<(Self, Found), JournalError> {
+    pub fn open(
+        config: &JournalConfig,
+        incidents_max: usize,
+    ) -> Result<(Self, Found), JournalError> {
         let (journal, recovered) = Journal::open(config)?;
         let (index, found) = index_of(recovered, incidents_max);
-        Ok((Self { journal, index: Mutex::new(index) }, found))
+        Ok((
+            Self {
+                journal,
+                index: Mutex::new(index),
+            },
+            found,
+        ))
     }
 
     /// Appends entries of any episodes as one atomic batch; they are durable when this returns.
@@ -103,12 +112,26 @@ impl Ledger {
 
     /// Appends entries that record an effect already made or undone: these may use the reserve of a
     /// full disk.
-    pub async fn append_outcome(&self, episode: EpisodeId, entries: Vec<Entry>) -> Result<(), LedgerError> {
-        self.write(entries.into_iter().map(|entry| (episode, entry)).collect(), true).await
+    pub async fn append_outcome(
+        &self,
+        episode: EpisodeId,
+        entries: Vec<Entry>,
+    ) -> Result<(), LedgerError> {
+        self.write(
+            entries.into_iter().map(|entry| (episode, entry)).collect(),
+            true,
+        )
+        .await
     }
 
-    async fn write(&self, entries: Vec<(EpisodeId, Entry)>, outcome: bool) -> Result<(), LedgerError> {
-        let Some(&(first, _)) = entries.first() else { return Ok(()) };
+    async fn write(
+        &self,
+        entries: Vec<(EpisodeId, Entry)>,
+        outcome: bool,
+    ) -> Result<(), LedgerError> {
+        let Some(&(first, _)) = entries.first() else {
+            return Ok(());
+        };
         let at = Timestamp::now();
         let mut records = Vec::with_capacity(entries.len());
         let mut lines = Vec::with_capacity(entries.len());
@@ -116,7 +139,11 @@ impl Ledger {
             let stored = Stored { at, entry };
             let payload = serde_json::to_vec(&stored)
                 .map_err(|source| LedgerError::Encode { episode, source })?;
-            records.push(Record { kind: KIND_ENTRY_JSON, episode: episode.0, payload: payload.into() });
+            records.push(Record {
+                kind: KIND_ENTRY_JSON,
+                episode: episode.0,
+                payload: payload.into(),
+            });
             lines.push((episode, stored.entry));
         }
         let appended = if outcome {
@@ -125,23 +152,50 @@ impl Ledger {
             self.journal.append(records).await
         };
         let lsn = appended.map_err(|source| LedgerError::Journal {
-            what: lines.iter().map(|(_, entry)| entry.name()).collect::<Vec<_>>().join(", "),
+            what: lines
+                .iter()
+                .map(|(_, entry)| entry.name())
+                .collect::<Vec<_>>()
+                .join(", "),
             episode: first,
             source,
         })?;
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         for (offset, (episode, entry)) in (0..).zip(lines) {
-            index.push(episode, Line { lsn: lsn.0 + offset, at, entry });
+            index.push(
+                episode,
+                Line {
+                    lsn: lsn.0 + offset,
+                    at,
+                    entry,
+                },
+            );
         }
         Ok(())
     }
 
     /// Stores the evidence of a diagnosis in the safe lane; returns its reference as text.
-    pub async fn store_evidence(&self, episode: EpisodeId, evidence: &Evidence) -> Result<String, LedgerError> {
-        let bytes = serde_json::to_vec(evidence).map_err(|source| LedgerError::Encode { episode, source })?;
-        let meta = SnapshotMeta { kind: KIND_EVIDENCE_JSON, episode: episode.0 };
-        let wrap = |source| LedgerError::Journal { what: "evidence".into(), episode, source };
-        let reference = self.journal.store_snapshot(meta, Bytes::from(bytes)).await.map_err(wrap)?;
+    pub async fn store_evidence(
+        &self,
+        episode: EpisodeId,
+        evidence: &Evidence,
+    ) -> Result<String, LedgerError> {
+        let bytes = serde_json::to_vec(evidence)
+            .map_err(|source| LedgerError::Encode { episode, source })?;
+        let meta = SnapshotMeta {
+            kind: KIND_EVIDENCE_JSON,
+            episode: episode.0,
+        };
+        let wrap = |source| LedgerError::Journal {
+            what: "evidence".into(),
+            episode,
+            source,
+        };
+        let reference = self
+            .journal
+            .store_snapshot(meta, Bytes::from(bytes))
+            .await
+            .map_err(wrap)?;
         serde_json::to_string(&reference).map_err(|source| LedgerError::Encode { episode, source })
     }
 
@@ -169,24 +223,37 @@ pub fn read(dir: &Path, incidents_max: usize) -> Result<(Index, Found), JournalE
 /// # Errors
 /// A sentence: the reference is not one, or the snapshot is not there or not intact.
 pub fn read_evidence(dir: &Path, reference: &str) -> Result<Evidence, String> {
-    let reference: SnapshotRef =
-        serde_json::from_str(reference).map_err(|e| format!("snapshot reference {reference}: {e}"))?;
+    let reference: SnapshotRef = serde_json::from_str(reference)
+        .map_err(|e| format!("snapshot reference {reference}: {e}"))?;
     let bytes = read_snapshot(dir, &reference).map_err(|e| e.to_string())?;
     serde_json::from_slice(&bytes).map_err(|e| format!("snapshot {}: {e}", reference.lsn.0))
 }
 
 fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
     let mut index = Index::new(incidents_max);
-    let mut found =
-        Found { cuts: recovered.cuts, corruption: recovered.corruption, unreadable: Vec::new() };
+    let mut found = Found {
+        cuts: recovered.cuts,
+        corruption: recovered.corruption,
+        unreadable: Vec::new(),
+    };
     for (lsn, _, record) in recovered.records {
         if record.kind != KIND_ENTRY_JSON {
-            found.unreadable.push((lsn, format!("kind {} is not known to this version", record.kind)));
+            found.unreadable.push((
+                lsn,
+                format!("kind {} is not known to this version", record.kind),
+            ));
             continue;
         }
         match serde_json::from_slice::<Stored>(&record.payload) {
             Ok(Stored { at, entry }) => {
-                index.push(EpisodeId(record.episode), Line { lsn: lsn.0, at, entry });
+                index.push(
+                    EpisodeId(record.episode),
+                    Line {
+                        lsn: lsn.0,
+                        at,
+                        entry,
+                    },
+                );
             }
             Err(error) => found.unreadable.push((lsn, error.to_string())),
         }

@@ -16,6 +16,7 @@ pub mod diagnosis;
 pub mod evidence;
 pub mod intake;
 pub mod journal;
+pub mod ledger;
 pub mod remedy;
 pub mod routing;
 pub mod sampling;
