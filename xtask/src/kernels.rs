@@ -34,9 +34,8 @@ impl Series {
 
     /// Whether a Debian package is this series' signed cloud kernel.
     fn matches(self, package: &str) -> bool {
-        let Some(version) = package
-            .strip_prefix("linux-image-")
-            .and_then(|rest| rest.strip_suffix("-cloud-amd64"))
+        let Some(version) =
+            package.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-cloud-amd64"))
         else {
             return false;
         };
@@ -48,20 +47,6 @@ impl Series {
                 .is_some_and(digits),
         }
     }
-
-    /// Modules that the initramfs loads, in order; those that are built in are simply not found.
-    pub fn modules(self) -> &'static [&'static str] {
-        &[
-            "virtio",
-            "virtio_ring",
-            "virtio_pci_modern_dev",
-            "virtio_pci_legacy_dev",
-            "virtio_pci",
-            "fuse",
-            "virtiofs",
-            "virtio_blk",
-        ]
-    }
 }
 
 fn digits(text: &str) -> bool {
@@ -71,8 +56,6 @@ fn digits(text: &str) -> bool {
 /// An unpacked kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// Its series.
-    pub series: Series,
     /// Release, e.g. `6.12.117+deb12-cloud-amd64`.
     pub release: String,
     /// The folder of the unpacked package.
@@ -82,9 +65,7 @@ pub struct Kernel {
 impl Kernel {
     /// The bootable image.
     pub fn image(&self) -> PathBuf {
-        self.dir
-            .join("boot")
-            .join(format!("vmlinuz-{}", self.release))
+        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
     }
 
     /// The file of a module, if it is one.
@@ -96,22 +77,14 @@ impl Kernel {
                 if path.is_dir() {
                     dirs.push(path);
                 } else if entry.file_name().to_str().is_some_and(|file| {
-                    file.strip_prefix(name)
-                        .is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
+                    file.strip_prefix(name).is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
                 }) {
                     return Some(path);
                 }
             }
             dirs.iter().find_map(|dir| find(dir, name))
         }
-        find(
-            &self
-                .dir
-                .join("lib/modules")
-                .join(&self.release)
-                .join("kernel"),
-            name,
-        )
+        find(&self.dir.join("lib/modules").join(&self.release).join("kernel"), name)
     }
 
     /// The unpacked kernel of a series, if there is one; the newest.
@@ -122,11 +95,7 @@ impl Kernel {
             .filter_map(|entry| {
                 let name = entry.file_name().into_string().ok()?;
                 let release = name.strip_prefix("linux-image-")?.to_owned();
-                let kernel = Self {
-                    series,
-                    release,
-                    dir: entry.path(),
-                };
+                let kernel = Self { release, dir: entry.path() };
                 (series.matches(&name) && kernel.image().is_file()).then_some(kernel)
             })
             .collect();
@@ -154,20 +123,14 @@ impl Kernel {
         };
         let dir = cache.join("kernels").join(newest);
         sh::unpack(newest, &dir)?;
-        Self::unpacked(cache, series).with_context(|| {
-            format!(
-                "{newest} was unpacked to {} but has no image",
-                dir.display()
-            )
-        })
+        Self::unpacked(cache, series)
+            .with_context(|| format!("{newest} was unpacked to {} but has no image", dir.display()))
     }
 }
 
 /// Numbers in order of appearance: enough to sort Debian's kernel names.
 fn version_key(name: &str) -> Vec<u64> {
-    name.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect()
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

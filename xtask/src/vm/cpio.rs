@@ -19,7 +19,6 @@ impl Archive {
         self.entry(path, 0o100_000 | mode, bytes);
     }
 
-
     /// The finished archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.inode = 0;
