@@ -194,12 +194,17 @@ enum Lanes {
         safe: Box<LaneHandle>,
     },
     /// The lock is kept: whoever repairs must not find a second agent doing the same.
-    ReadOnly(Corruption, #[allow(dead_code, reason = "held, not read")] Option<Arc<store::Lock>>),
+    ReadOnly(
+        Corruption,
+        #[allow(dead_code, reason = "held, not read")] Option<Arc<store::Lock>>,
+    ),
 }
 
 impl std::fmt::Debug for Journal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Journal").field("health", &self.health()).finish_non_exhaustive()
+        f.debug_struct("Journal")
+            .field("health", &self.health())
+            .finish_non_exhaustive()
     }
 }
 
@@ -212,7 +217,9 @@ impl Journal {
     /// [`JournalError::Io`] for a failed call. Corruption is no error: the journal is then
     /// read-only, see [`Self::health`].
     pub fn open(config: &JournalConfig) -> Result<(Self, Recovered), JournalError> {
-        config.validate().map_err(|problems| JournalError::Config { problems })?;
+        config
+            .validate()
+            .map_err(|problems| JournalError::Config { problems })?;
         store::create_dir(&config.dir)?;
         let directory = Arc::new(store::Lock::acquire(&config.dir)?);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&config.dir));
@@ -241,7 +248,12 @@ impl Journal {
                 safe: Box::new(start(config, &disk, LaneId::Safe, &safe, directory)?),
             },
         };
-        Ok((Self { inner: Arc::new(Inner { disk, lanes }) }, out))
+        Ok((
+            Self {
+                inner: Arc::new(Inner { disk, lanes }),
+            },
+            out,
+        ))
     }
 
     fn lane(&self, id: LaneId) -> Result<&LaneHandle, JournalError> {
@@ -262,14 +274,20 @@ impl Journal {
     /// [`JournalError::Full`]: nothing was written, try later. [`JournalError::Poisoned`],
     /// [`JournalError::Deadline`]: not acknowledged, durable or not.
     pub async fn append(&self, records: Vec<Record>) -> Result<Lsn, JournalError> {
-        let placed = self.lane(LaneId::Fast)?.append(records, Priority::Normal).await?;
+        let placed = self
+            .lane(LaneId::Fast)?
+            .append(records, Priority::Normal)
+            .await?;
         Ok(Lsn(placed.lsn))
     }
 
     /// Like [`Self::append`], but may use the reserve of a full disk: for outcomes and undoings
     /// of actions already taken, nothing else.
     pub async fn append_outcome(&self, records: Vec<Record>) -> Result<Lsn, JournalError> {
-        let placed = self.lane(LaneId::Fast)?.append(records, Priority::Outcome).await?;
+        let placed = self
+            .lane(LaneId::Fast)?
+            .append(records, Priority::Outcome)
+            .await?;
         Ok(Lsn(placed.lsn))
     }
 
@@ -288,8 +306,15 @@ impl Journal {
             bytes: bytes.len() as u64,
             max_bytes: u64::from(u32::MAX),
         })?;
-        let record = Record { kind, episode, payload: bytes };
-        let placed = self.lane(LaneId::Safe)?.append(vec![record], Priority::Normal).await?;
+        let record = Record {
+            kind,
+            episode,
+            payload: bytes,
+        };
+        let placed = self
+            .lane(LaneId::Safe)?
+            .append(vec![record], Priority::Normal)
+            .await?;
         Ok(SnapshotRef {
             lsn: Lsn(placed.lsn),
             segment: placed.segment,
@@ -311,7 +336,9 @@ impl Journal {
     pub fn health(&self) -> JournalHealth {
         let (fast, safe) = match &self.inner.lanes {
             Lanes::ReadOnly(corruption, _) => {
-                return JournalHealth::Corrupt { corruption: corruption.clone() };
+                return JournalHealth::Corrupt {
+                    corruption: corruption.clone(),
+                };
             }
             Lanes::Writable { fast, safe } => (lane_health(fast), lane_health(safe)),
         };
@@ -325,7 +352,10 @@ impl Journal {
     /// Counters and latencies since opening.
     pub fn stats(&self) -> JournalStats {
         let of = |id| self.lane(id).ok().map(lane_stats);
-        JournalStats { fast: of(LaneId::Fast), safe: of(LaneId::Safe) }
+        JournalStats {
+            fast: of(LaneId::Fast),
+            safe: of(LaneId::Safe),
+        }
     }
 
     /// Commits what is queued, refuses what comes later from any clone, ends the threads, and
@@ -393,9 +423,11 @@ fn pool_config(config: &JournalConfig, segment_len: u64) -> PoolConfig {
 
 fn limits(config: &JournalConfig, lane: LaneId) -> QueueLimits {
     let (segment, payload, reserve) = match lane {
-        LaneId::Fast => {
-            (config.fast_segment_bytes, config.record_bytes_max, config.outcome_reserve_bytes)
-        }
+        LaneId::Fast => (
+            config.fast_segment_bytes,
+            config.record_bytes_max,
+            config.outcome_reserve_bytes,
+        ),
         // Outcomes go through the fast lane only.
         LaneId::Safe => (config.safe_segment_bytes, config.snapshot_bytes_max, 0),
     };
@@ -421,6 +453,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Nanoseconds since the Unix epoch; 0 before it.
 fn unix_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -91,7 +91,13 @@ impl Ledger {
     ) -> Result<(Self, Found), JournalError> {
         let (journal, recovered) = Journal::open(config)?;
         let (index, found) = index_of(recovered, incidents_max);
-        Ok((Self { journal, index: Mutex::new(index) }, found))
+        Ok((
+            Self {
+                journal,
+                index: Mutex::new(index),
+            },
+            found,
+        ))
     }
 
     /// Appends entries of any episodes as one atomic batch; they are durable when this returns.
@@ -111,7 +117,11 @@ impl Ledger {
         episode: EpisodeId,
         entries: Vec<Entry>,
     ) -> Result<(), LedgerError> {
-        self.write(entries.into_iter().map(|entry| (episode, entry)).collect(), true).await
+        self.write(
+            entries.into_iter().map(|entry| (episode, entry)).collect(),
+            true,
+        )
+        .await
     }
 
     async fn write(
@@ -142,13 +152,24 @@ impl Ledger {
             self.journal.append(records).await
         };
         let lsn = appended.map_err(|source| LedgerError::Journal {
-            what: lines.iter().map(|(_, entry)| entry.name()).collect::<Vec<_>>().join(", "),
+            what: lines
+                .iter()
+                .map(|(_, entry)| entry.name())
+                .collect::<Vec<_>>()
+                .join(", "),
             episode: first,
             source,
         })?;
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         for (offset, (episode, entry)) in (0..).zip(lines) {
-            index.push(episode, Line { lsn: lsn.0 + offset, at, entry });
+            index.push(
+                episode,
+                Line {
+                    lsn: lsn.0 + offset,
+                    at,
+                    entry,
+                },
+            );
         }
         Ok(())
     }
@@ -161,10 +182,20 @@ impl Ledger {
     ) -> Result<String, LedgerError> {
         let bytes = serde_json::to_vec(evidence)
             .map_err(|source| LedgerError::Encode { episode, source })?;
-        let meta = SnapshotMeta { kind: KIND_EVIDENCE_JSON, episode: episode.0 };
-        let wrap = |source| LedgerError::Journal { what: "evidence".into(), episode, source };
-        let reference =
-            self.journal.store_snapshot(meta, Bytes::from(bytes)).await.map_err(wrap)?;
+        let meta = SnapshotMeta {
+            kind: KIND_EVIDENCE_JSON,
+            episode: episode.0,
+        };
+        let wrap = |source| LedgerError::Journal {
+            what: "evidence".into(),
+            episode,
+            source,
+        };
+        let reference = self
+            .journal
+            .store_snapshot(meta, Bytes::from(bytes))
+            .await
+            .map_err(wrap)?;
         serde_json::to_string(&reference).map_err(|source| LedgerError::Encode { episode, source })
     }
 
@@ -200,18 +231,29 @@ pub fn read_evidence(dir: &Path, reference: &str) -> Result<Evidence, String> {
 
 fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
     let mut index = Index::new(incidents_max);
-    let mut found =
-        Found { cuts: recovered.cuts, corruption: recovered.corruption, unreadable: Vec::new() };
+    let mut found = Found {
+        cuts: recovered.cuts,
+        corruption: recovered.corruption,
+        unreadable: Vec::new(),
+    };
     for (lsn, _, record) in recovered.records {
         if record.kind != KIND_ENTRY_JSON {
-            found
-                .unreadable
-                .push((lsn, format!("kind {} is not known to this version", record.kind)));
+            found.unreadable.push((
+                lsn,
+                format!("kind {} is not known to this version", record.kind),
+            ));
             continue;
         }
         match serde_json::from_slice::<Stored>(&record.payload) {
             Ok(Stored { at, entry }) => {
-                index.push(EpisodeId(record.episode), Line { lsn: lsn.0, at, entry });
+                index.push(
+                    EpisodeId(record.episode),
+                    Line {
+                        lsn: lsn.0,
+                        at,
+                        entry,
+                    },
+                );
             }
             Err(error) => found.unreadable.push((lsn, error.to_string())),
         }

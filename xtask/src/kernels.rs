@@ -34,8 +34,9 @@ impl Series {
 
     /// Whether a Debian package is this series' signed cloud kernel.
     fn matches(self, package: &str) -> bool {
-        let Some(version) =
-            package.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-cloud-amd64"))
+        let Some(version) = package
+            .strip_prefix("linux-image-")
+            .and_then(|rest| rest.strip_suffix("-cloud-amd64"))
         else {
             return false;
         };
@@ -65,7 +66,9 @@ pub struct Kernel {
 impl Kernel {
     /// The bootable image.
     pub fn image(&self) -> PathBuf {
-        self.dir.join("boot").join(format!("vmlinuz-{}", self.release))
+        self.dir
+            .join("boot")
+            .join(format!("vmlinuz-{}", self.release))
     }
 
     /// The file of a module, if it is one.
@@ -77,14 +80,22 @@ impl Kernel {
                 if path.is_dir() {
                     dirs.push(path);
                 } else if entry.file_name().to_str().is_some_and(|file| {
-                    file.strip_prefix(name).is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
+                    file.strip_prefix(name)
+                        .is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
                 }) {
                     return Some(path);
                 }
             }
             dirs.iter().find_map(|dir| find(dir, name))
         }
-        find(&self.dir.join("lib/modules").join(&self.release).join("kernel"), name)
+        find(
+            &self
+                .dir
+                .join("lib/modules")
+                .join(&self.release)
+                .join("kernel"),
+            name,
+        )
     }
 
     /// The unpacked kernel of a series, if there is one; the newest.
@@ -95,7 +106,10 @@ impl Kernel {
             .filter_map(|entry| {
                 let name = entry.file_name().into_string().ok()?;
                 let release = name.strip_prefix("linux-image-")?.to_owned();
-                let kernel = Self { release, dir: entry.path() };
+                let kernel = Self {
+                    release,
+                    dir: entry.path(),
+                };
                 (series.matches(&name) && kernel.image().is_file()).then_some(kernel)
             })
             .collect();
@@ -123,14 +137,20 @@ impl Kernel {
         };
         let dir = cache.join("kernels").join(newest);
         sh::unpack(newest, &dir)?;
-        Self::unpacked(cache, series)
-            .with_context(|| format!("{newest} was unpacked to {} but has no image", dir.display()))
+        Self::unpacked(cache, series).with_context(|| {
+            format!(
+                "{newest} was unpacked to {} but has no image",
+                dir.display()
+            )
+        })
     }
 }
 
 /// Numbers in order of appearance: enough to sort Debian's kernel names.
 fn version_key(name: &str) -> Vec<u64> {
-    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]

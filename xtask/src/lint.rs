@@ -15,20 +15,37 @@ pub fn lint() -> anyhow::Result<()> {
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
     sh::run(
         sh::cargo()
-            .args(["clippy", "--quiet", "--workspace", "--exclude", "agent-ebpf", "--all-targets"])
+            .args([
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--exclude",
+                "agent-ebpf",
+                "--all-targets",
+            ])
             .args(["--", "-D", "warnings"]),
     )?;
     build::clippy_probes(&sh::root())?;
     sh::run(
         sh::cargo()
-            .args(["doc", "--quiet", "--workspace", "--exclude", "agent-ebpf", "--no-deps"])
+            .args([
+                "doc",
+                "--quiet",
+                "--workspace",
+                "--exclude",
+                "agent-ebpf",
+                "--no-deps",
+            ])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }
 
 /// House rules that no other tool knows.
 fn tidy(root: &Path) -> anyhow::Result<()> {
-    let listed = Command::new("git").args(["ls-files", "*.rs"]).current_dir(root).output()?;
+    let listed = Command::new("git")
+        .args(["ls-files", "*.rs"])
+        .current_dir(root)
+        .output()?;
     let mut found = Vec::new();
     for file in String::from_utf8_lossy(&listed.stdout).lines() {
         let Ok(text) = fs::read_to_string(root.join(file)) else {

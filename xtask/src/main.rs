@@ -87,7 +87,14 @@ fn run(command: Command) -> anyhow::Result<u8> {
             setup::setup(&setup::Part::ALL)?;
             test::test(part)
         }
-        Command::Vm { kernel, timeout, memory, cpus, disk, command } => {
+        Command::Vm {
+            kernel,
+            timeout,
+            memory,
+            cpus,
+            disk,
+            command,
+        } => {
             setup::setup(&[setup::Part::Vm])?;
             let vm = vm::Vm {
                 series: kernel,

@@ -61,7 +61,10 @@ impl Part {
 const TOOLS: [(&str, &str); 3] = [
     ("prometheus", "usr/bin/prometheus"),
     ("prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),
-    ("prometheus-node-exporter", "usr/bin/prometheus-node-exporter"),
+    (
+        "prometheus-node-exporter",
+        "usr/bin/prometheus-node-exporter",
+    ),
 ];
 
 /// bpf-linker that goes with rustc-web 1.96 and LLVM 22.
@@ -96,7 +99,10 @@ pub fn setup(parts: &[Part]) -> anyhow::Result<()> {
         for series in Series::ALL {
             if Kernel::unpacked(&sh::cache(), series).is_none() {
                 apt.update()?;
-                say(&format!("unpacking the newest Linux {} cloud kernel", series.name()));
+                say(&format!(
+                    "unpacking the newest Linux {} cloud kernel",
+                    series.name()
+                ));
                 Kernel::fetch(&sh::cache(), series)?;
             }
         }
@@ -137,7 +143,11 @@ impl Apt {
         }
         require_apt("package lists")?;
         say("apt-get update");
-        sh::run(Command::new("apt-get").args(["update", "-qq"]).stdout(Stdio::null()))?;
+        sh::run(
+            Command::new("apt-get")
+                .args(["update", "-qq"])
+                .stdout(Stdio::null()),
+        )?;
         self.updated = true;
         Ok(())
     }
@@ -184,11 +194,20 @@ fn bpf_linker() -> anyhow::Result<()> {
     if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(BPF_LINKER)) {
         return Ok(());
     }
-    say(&format!("cargo install bpf-linker {BPF_LINKER} (under two minutes)"));
+    say(&format!(
+        "cargo install bpf-linker {BPF_LINKER} (under two minutes)"
+    ));
     let path = std::env::var("PATH").unwrap_or_default();
     sh::run(
         sh::cargo()
-            .args(["install", "--quiet", "bpf-linker", "--version", BPF_LINKER, "--force"])
+            .args([
+                "install",
+                "--quiet",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--force",
+            ])
             .args(["--no-default-features", "--features", "llvm-22"])
             .env("LLVM_PREFIX", "/usr/lib/llvm-22")
             .env("PATH", format!("/usr/lib/llvm-22/bin:{path}"))

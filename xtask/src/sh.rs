@@ -11,7 +11,9 @@ use anyhow::{Context, bail};
 
 /// The workspace's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned)
 }
 
 /// Where downloads are kept: `PARAMEDIC_CACHE`, or `~/.cache/paramedic`.
@@ -27,7 +29,9 @@ pub fn cache() -> PathBuf {
 
 /// Runs a command with our own stdout and stderr; fails unless it exits 0.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}", describe(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", describe(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", describe(command));
     }
@@ -38,11 +42,17 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 pub fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
-    let output =
-        command.output().with_context(|| format!("cannot start {}", describe(&command)))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {}", describe(&command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} ended with {}: {}", describe(&command), output.status, said.trim());
+        bail!(
+            "{} ended with {}: {}",
+            describe(&command),
+            output.status,
+            said.trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -56,7 +66,9 @@ pub fn cargo() -> Command {
 
 /// Downloads a Debian package and unpacks it into `dir`, whole or not at all.
 pub fn unpack(package: &str, dir: &Path) -> anyhow::Result<()> {
-    let parent = dir.parent().context("a folder to unpack into has a parent")?;
+    let parent = dir
+        .parent()
+        .context("a folder to unpack into has a parent")?;
     let part = parent.join(format!(".{package}.part"));
     if part.exists() {
         fs::remove_dir_all(&part).with_context(|| format!("cannot clear {}", part.display()))?;
@@ -72,7 +84,10 @@ pub fn unpack(package: &str, dir: &Path) -> anyhow::Result<()> {
         .map(|entry| entry.path())
         .find(|path| path.extension() == Some(OsStr::new("deb")))
         .with_context(|| format!("apt-get download {package} left no package behind"))?;
-    run(Command::new("dpkg").arg("-x").arg(&archive).arg(part.join("tree")))?;
+    run(Command::new("dpkg")
+        .arg("-x")
+        .arg(&archive)
+        .arg(part.join("tree")))?;
     if dir.exists() {
         fs::remove_dir_all(dir)?;
     }
@@ -84,6 +99,10 @@ pub fn unpack(package: &str, dir: &Path) -> anyhow::Result<()> {
 
 fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
     format!("`{}`", words.join(" "))
 }

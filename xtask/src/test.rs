@@ -97,14 +97,23 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
         }
         println!("kernel tests in the VM: {}", told.join(", "));
     }
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.ignored);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.ignored
+    );
     Ok(u8::from(!(ok && total.failed == 0)))
 }
 
 /// Everything that runs on this machine's own kernel.
 fn host() -> anyhow::Result<(Count, bool)> {
     let mut command = sh::cargo();
-    command.args(["test", "--workspace", "--exclude", "agent-ebpf", "--no-fail-fast"]);
+    command.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "agent-ebpf",
+        "--no-fail-fast",
+    ]);
     counted(&mut command)
 }
 
@@ -174,11 +183,21 @@ fn kernel_programs() -> anyhow::Result<Vec<OsString>> {
         return Ok(Vec::new());
     }
     let mut command = sh::cargo();
-    command.args(["test", "--package", "paramedic-tests", "--no-run", "--message-format", "json"]);
+    command.args([
+        "test",
+        "--package",
+        "paramedic-tests",
+        "--no-run",
+        "--message-format",
+        "json",
+    ]);
     for name in &wanted {
         command.args(["--test", name]);
     }
-    let built = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let built = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
     anyhow::ensure!(built.status.success(), "the kernel tests do not compile");
     let mut programs = Vec::new();
     for line in String::from_utf8_lossy(&built.stdout).lines() {
@@ -186,13 +205,18 @@ fn kernel_programs() -> anyhow::Result<Vec<OsString>> {
             continue;
         };
         if message.reason == "compiler-artifact"
-            && message.target.is_some_and(|target| wanted.contains(&target.name))
+            && message
+                .target
+                .is_some_and(|target| wanted.contains(&target.name))
             && let Some(program) = message.executable
         {
             programs.push(OsString::from(program));
         }
     }
-    anyhow::ensure!(programs.len() == wanted.len(), "of {wanted:?} only {programs:?} were built");
+    anyhow::ensure!(
+        programs.len() == wanted.len(),
+        "of {wanted:?} only {programs:?} were built"
+    );
     Ok(programs)
 }
 
@@ -202,8 +226,16 @@ fn on_kernel(series: Series, programs: &[OsString]) -> anyhow::Result<(Count, bo
     if programs.is_empty() {
         return Ok((count, true));
     }
-    let vm = Vm { series, timeout: Duration::from_secs(900), memory_mib: 3072, ..Vm::default() };
-    let mut command = vec![std::env::current_exe()?.into_os_string(), "run-tests".into()];
+    let vm = Vm {
+        series,
+        timeout: Duration::from_secs(900),
+        memory_mib: 3072,
+        ..Vm::default()
+    };
+    let mut command = vec![
+        std::env::current_exe()?.into_os_string(),
+        "run-tests".into(),
+    ];
     command.extend(programs.iter().cloned());
     let status = vm.run(&command, |line| {
         println!("{line}");
@@ -216,7 +248,11 @@ fn on_kernel(series: Series, programs: &[OsString]) -> anyhow::Result<(Count, bo
 pub fn run_inside(programs: &[OsString]) -> anyhow::Result<u8> {
     let mut ok = true;
     for program in programs {
-        println!("running {} on Linux {}", program.to_string_lossy(), release());
+        println!(
+            "running {} on Linux {}",
+            program.to_string_lossy(),
+            release()
+        );
         let status = Command::new(program).arg("--test-threads=1").status()?;
         ok &= status.success();
     }
@@ -224,7 +260,10 @@ pub fn run_inside(programs: &[OsString]) -> anyhow::Result<u8> {
 }
 
 fn release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -239,6 +278,13 @@ mod tests {
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out",
         );
         count.add_line("test a::b ... ok");
-        assert_eq!(count, Count { passed: 14, failed: 3, ignored: 1 });
+        assert_eq!(
+            count,
+            Count {
+                passed: 14,
+                failed: 3,
+                ignored: 1
+            }
+        );
     }
 }

@@ -61,7 +61,10 @@ impl Vm {
             );
         }
         let kernel = Kernel::unpacked(&crate::sh::cache(), self.series).with_context(|| {
-            format!("there is no Linux {} here: run `cargo xtask setup`", self.series.name())
+            format!(
+                "there is no Linux {} here: run `cargo xtask setup`",
+                self.series.name()
+            )
         })?;
         let dir = RunDir::new()?;
         let deadline = Instant::now() + self.timeout;
@@ -78,7 +81,9 @@ impl Vm {
         let (sender, lines) = std::sync::mpsc::sync_channel::<String>(1024);
         let reader = std::thread::spawn(move || {
             for text in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-                let text = String::from_utf8_lossy(&text).trim_end_matches('\r').to_owned();
+                let text = String::from_utf8_lossy(&text)
+                    .trim_end_matches('\r')
+                    .to_owned();
                 if sender.send(text).is_err() {
                     return;
                 }
@@ -99,18 +104,33 @@ impl Vm {
             }
         }
         qemu.0.wait().context("cannot wait for QEMU")?;
-        reader.join().map_err(|_| anyhow::anyhow!("the reader of the VM's stdout panicked"))?;
-        errors.join().map_err(|_| anyhow::anyhow!("the reader of the VM's stderr panicked"))?;
+        reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader of the VM's stdout panicked"))?;
+        errors
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader of the VM's stderr panicked"))?;
         let status = fs::read_to_string(dir.file("status")).unwrap_or_default();
         status.trim().parse().with_context(|| {
-            format!("the VM ended before the command did; its console ends:\n{}", trouble(&dir))
+            format!(
+                "the VM ended before the command did; its console ends:\n{}",
+                trouble(&dir)
+            )
         })
     }
 
     fn file_server(&self, dir: &RunDir) -> Command {
         let mut command = Command::new("/usr/lib/qemu/virtiofsd");
         command
-            .args(["-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always", "-f"])
+            .args([
+                "-o",
+                "source=/",
+                "-o",
+                "sandbox=chroot",
+                "-o",
+                "cache=always",
+                "-f",
+            ])
             .arg(format!("--socket-path={}", dir.file("fs.sock").display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -129,17 +149,39 @@ impl Vm {
             command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
         }
         command
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib)])
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args([
+                "-smp",
+                &self.cpus.to_string(),
+                "-m",
+                &format!("{}M", self.memory_mib),
+            ])
             .args([
                 "-object",
-                &format!("memory-backend-memfd,id=mem,size={}M,share=on", self.memory_mib),
+                &format!(
+                    "memory-backend-memfd,id=mem,size={}M,share=on",
+                    self.memory_mib
+                ),
             ])
             .args(["-numa", "node,memdev=mem"])
-            .args(["-chardev", &format!("socket,id=fs,path={}", path("fs.sock"))])
+            .args([
+                "-chardev",
+                &format!("socket,id=fs,path={}", path("fs.sock")),
+            ])
             .args(["-device", "vhost-user-fs-pci,chardev=fs,tag=root"])
             .args(["-serial", &format!("file:{}", path("console"))])
-            .args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"])
+            .args([
+                "-chardev",
+                "stdio,id=out,signal=off",
+                "-serial",
+                "chardev:out",
+            ])
             .args(["-serial", &format!("file:{}", path("stderr"))])
             .args(["-serial", &format!("file:{}", path("status"))])
             .arg("-kernel")
@@ -158,7 +200,10 @@ impl Vm {
             command
                 .args([
                     "-drive",
-                    &format!("file={},if=none,id=disk,format=raw,cache=none", path("disk")),
+                    &format!(
+                        "file={},if=none,id=disk,format=raw,cache=none",
+                        path("disk")
+                    ),
                 ])
                 .args(["-device", "virtio-blk-pci,drive=disk"]);
         }
@@ -173,7 +218,9 @@ impl RunDir {
     fn new() -> anyhow::Result<Self> {
         let base = crate::sh::cache().join("vm");
         fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)?
+            .as_nanos();
         let dir = base.join(format!("{}-{nanos}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(Self(dir))
@@ -240,7 +287,12 @@ fn wait_for(socket: &Path, deadline: Instant, server: &mut Guarded) -> anyhow::R
 
 fn make_disk(path: &Path, mib: u32) -> anyhow::Result<()> {
     File::create(path)?.set_len(u64::from(mib) << 20)?;
-    crate::sh::run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).stdin(Stdio::null()))
+    crate::sh::run(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .arg(path)
+            .stdin(Stdio::null()),
+    )
 }
 
 fn make_fifo(path: &Path) -> anyhow::Result<()> {
@@ -275,8 +327,11 @@ fn forward(path: &Path) -> anyhow::Result<std::thread::JoinHandle<()>> {
                 Ok(0) => std::thread::sleep(Duration::from_millis(20)),
                 Ok(n) => {
                     seen_writer = true;
-                    let text: Vec<u8> =
-                        buffer[..n].iter().copied().filter(|b| *b != b'\r').collect();
+                    let text: Vec<u8> = buffer[..n]
+                        .iter()
+                        .copied()
+                        .filter(|b| *b != b'\r')
+                        .collect();
                     if io::stderr().write_all(&text).is_err() {
                         return;
                     }
@@ -294,7 +349,11 @@ fn forward(path: &Path) -> anyhow::Result<std::thread::JoinHandle<()>> {
 /// The end of the console, and what QEMU and the file server said.
 fn trouble(dir: &RunDir) -> String {
     let parts = ["virtiofsd.log", "qemu.log", "console"].map(|name| tail(&dir.file(name)));
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn tail(path: &Path) -> String {

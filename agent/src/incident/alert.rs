@@ -26,8 +26,14 @@ impl TryFrom<String> for TenantId {
     type Error = TenantIdError;
     fn try_from(name: String) -> Result<Self, TenantIdError> {
         let fits = (1..=63).contains(&name.len())
-            && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
-        if fits { Ok(Self(name)) } else { Err(TenantIdError(name)) }
+            && name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+        if fits {
+            Ok(Self(name))
+        } else {
+            Err(TenantIdError(name))
+        }
     }
 }
 
@@ -60,7 +66,9 @@ impl TryFrom<String> for Fingerprint {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         if text.is_empty() || text.len() > 16 {
-            return Err(format!("fingerprint {text:?} is not 1 to 16 hexadecimal digits"));
+            return Err(format!(
+                "fingerprint {text:?} is not 1 to 16 hexadecimal digits"
+            ));
         }
         u64::from_str_radix(&text, 16)
             .map(Self)
@@ -131,7 +139,9 @@ pub struct Alert {
 impl Alert {
     /// The `alertname` label, or `"(unnamed)"`.
     pub fn name(&self) -> &str {
-        self.labels.get("alertname").map_or("(unnamed)", String::as_str)
+        self.labels
+            .get("alertname")
+            .map_or("(unnamed)", String::as_str)
     }
 }
 
@@ -180,7 +190,10 @@ impl FromStr for EpisodeId {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("incident {text:?} is not ep- and 32 hexadecimal digits");
-        let digits = text.strip_prefix("ep-").filter(|d| d.len() == 32).ok_or_else(wrong)?;
+        let digits = text
+            .strip_prefix("ep-")
+            .filter(|d| d.len() == 32)
+            .ok_or_else(wrong)?;
         let id = u128::from_str_radix(digits, 16).map_err(|_| wrong())?;
         Ok(Self(id.to_be_bytes()))
     }
@@ -238,7 +251,12 @@ impl TraceContext {
 
     /// The header to send on.
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        format!(
+            "00-{}-{}-{:02x}",
+            self.trace_id,
+            self.span_id,
+            u8::from(self.sampled)
+        )
     }
 }
 

@@ -32,11 +32,17 @@ pub struct Reading {
 impl Reading {
     /// A complete reading.
     pub fn good(value: f64) -> Self {
-        Self { value, quality: Quality::Good }
+        Self {
+            value,
+            quality: Quality::Good,
+        }
     }
     /// A reading from a fallback or an incomplete window.
     pub fn partial(value: f64) -> Self {
-        Self { value, quality: Quality::Partial }
+        Self {
+            value,
+            quality: Quality::Partial,
+        }
     }
 }
 

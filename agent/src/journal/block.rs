@@ -100,20 +100,32 @@ pub(crate) struct RealDisk {
 
 impl RealDisk {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     fn open_direct(path: &Path) -> io::Result<RealFile> {
         let flags = libc::O_DSYNC;
         let reason = match try_direct(path) {
             Ok((file, alignment)) => {
-                return Ok(RealFile { file, direct: DirectIo::Used { alignment } });
+                return Ok(RealFile {
+                    file,
+                    direct: DirectIo::Used { alignment },
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
             Err(error) => error.to_string(),
         };
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
-        Ok(RealFile { file, direct: DirectIo::Refused { reason } })
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path)?;
+        Ok(RealFile {
+            file,
+            direct: DirectIo::Refused { reason },
+        })
     }
 }
 
@@ -121,7 +133,11 @@ impl RealDisk {
 /// flag and refuse the first transfer, which must not be the first commit.
 fn try_direct(path: &Path) -> io::Result<(File, u32)> {
     let flags = libc::O_DSYNC | libc::O_DIRECT;
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)?;
     let stat = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
     let known = stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
     let alignment = match (known, stat.stx_dio_offset_align) {
@@ -144,7 +160,10 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(self.dir.join(name))?;
-        Ok(Box::new(RealFile { file, direct: DirectIo::NotWanted }))
+        Ok(Box::new(RealFile {
+            file,
+            direct: DirectIo::NotWanted,
+        }))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Box<dyn BlockFile>> {
@@ -154,7 +173,10 @@ impl Disk for RealDisk {
             Access::Buffered => OpenOptions::new().read(true).write(true).open(path)?,
             Access::Direct => return Ok(Box::new(Self::open_direct(&path)?)),
         };
-        Ok(Box::new(RealFile { file, direct: DirectIo::NotWanted }))
+        Ok(Box::new(RealFile {
+            file,
+            direct: DirectIo::NotWanted,
+        }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -90,7 +90,10 @@ impl JournalConfig {
             segments,
             "fast_segment_bytes, safe_segment_bytes: 128 KiB to 1 GiB, multiples of 64 KiB",
         );
-        check((1..=8).contains(&self.segments_ahead), "segments_ahead: 1 to 8");
+        check(
+            (1..=8).contains(&self.segments_ahead),
+            "segments_ahead: 1 to 8",
+        );
         check(
             self.outcome_reserve_bytes <= self.fast_segment_bytes / 2,
             "outcome_reserve_bytes: at most half of fast_segment_bytes",
@@ -105,17 +108,36 @@ impl JournalConfig {
                 "snapshot_bytes_max: must fit a safe segment less 64 KiB",
             );
         }
-        check(self.batch_bytes_max <= 16 * MIB, "batch_bytes_max: at most 16 MiB");
-        check((1..=65536).contains(&self.queue_calls_max), "queue_calls_max: 1 to 65536");
+        check(
+            self.batch_bytes_max <= 16 * MIB,
+            "batch_bytes_max: at most 16 MiB",
+        );
+        check(
+            (1..=65536).contains(&self.queue_calls_max),
+            "queue_calls_max: 1 to 65536",
+        );
         let largest = self.record_bytes_max.max(self.snapshot_bytes_max);
         let largest = largest.saturating_add(RECORD_HEADER_LEN as u64 + 16);
         check(
             self.queue_bytes_max >= largest && self.queue_bytes_max <= KIB * MIB,
             "queue_bytes_max: 64 bytes more than the largest record or snapshot, up to 1 GiB",
         );
-        check((1..=600_000).contains(&self.deadline_ms), "deadline_ms: 1 to 600000");
-        check((1..=600_000).contains(&self.space_retry_ms), "space_retry_ms: 1 to 600000");
-        check((-20..=19).contains(&self.writer_nice), "writer_nice: -20 to 19");
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        check(
+            (1..=600_000).contains(&self.deadline_ms),
+            "deadline_ms: 1 to 600000",
+        );
+        check(
+            (1..=600_000).contains(&self.space_retry_ms),
+            "space_retry_ms: 1 to 600000",
+        );
+        check(
+            (-20..=19).contains(&self.writer_nice),
+            "writer_nice: -20 to 19",
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 }

@@ -100,7 +100,10 @@ pub enum JournalError {
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }
 
 /// One failed system call, before it is known what it means.
@@ -115,7 +118,11 @@ impl Failure {
     /// For `map_err`: names the call and what it was made on.
     pub(crate) fn of(operation: &'static str, object: &str) -> impl Fn(io::Error) -> Self {
         let object = object.to_owned();
-        move |error| Self { operation, object: object.clone(), source: Arc::new(error) }
+        move |error| Self {
+            operation,
+            object: object.clone(),
+            source: Arc::new(error),
+        }
     }
 
     /// Disk or quota exhausted, as far as preparing new space is concerned.
@@ -135,7 +142,15 @@ impl Failure {
 
 impl From<Failure> for JournalError {
     fn from(failure: Failure) -> Self {
-        let Failure { operation, object, source } = failure;
-        Self::Io { operation, object, source }
+        let Failure {
+            operation,
+            object,
+            source,
+        } = failure;
+        Self::Io {
+            operation,
+            object,
+            source,
+        }
     }
 }

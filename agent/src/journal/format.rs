@@ -295,12 +295,18 @@ pub(crate) fn encode_record(batch: &mut [u8], at: usize, h: RecordHeader, data: 
 pub(crate) fn decode_record(bytes: &[u8], at: usize) -> Result<RawRecord<'_>, Damage> {
     let tail = bytes.get(at..).ok_or(Damage::Malformed)?;
     let (header, rest) = RecordHeader::read_from_prefix(tail).map_err(|_| Damage::Malformed)?;
-    let payload = rest.get(..header.len.get() as usize).ok_or(Damage::Malformed)?;
+    let payload = rest
+        .get(..header.len.get() as usize)
+        .ok_or(Damage::Malformed)?;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&header.as_bytes()[4..]), payload);
     if crc != header.crc.get() {
         return Err(Damage::RecordChecksum);
     }
-    Ok(RawRecord { header, payload, at })
+    Ok(RawRecord {
+        header,
+        payload,
+        at,
+    })
 }
 
 /// Checks a whole batch (`bytes` is exactly `total_len`) and decodes its records.
@@ -332,5 +338,9 @@ pub(crate) fn decode_batch<'a>(
         at += record_size(record.payload.len());
         found.push(record);
     }
-    if at == end { Ok(found) } else { Err(Damage::Malformed) }
+    if at == end {
+        Ok(found)
+    } else {
+        Err(Damage::Malformed)
+    }
 }

@@ -86,7 +86,16 @@ impl Lane {
         base_seq: u64,
     ) -> Self {
         let buf = AlignedBuf::new();
-        Self { id, pool, uuid, base_seq, link, active: None, unfenced: true, buf }
+        Self {
+            id,
+            pool,
+            uuid,
+            base_seq,
+            link,
+            active: None,
+            unfenced: true,
+            buf,
+        }
     }
 
     /// Continues in a segment whose rest is verified to be zero.
@@ -97,7 +106,10 @@ impl Lane {
     /// Opens a new epoch, durably. On a full disk with no room left it is put off to the segment
     /// that the first commit will have to begin.
     pub(crate) fn fence(&mut self) -> Result<(), Failure> {
-        let fits = self.active.as_ref().is_some_and(|a| a.pos + u64::from(a.granule) <= a.len);
+        let fits = self
+            .active
+            .as_ref()
+            .is_some_and(|a| a.pos + u64::from(a.granule) <= a.len);
         if fits {
             self.link.epoch += 1;
             self.unfenced = false;
@@ -130,7 +142,11 @@ impl Lane {
         loop {
             let space = self.pool.space();
             // What does not fit the active segment gives the rest of it up.
-            let usable = if need <= rest { rest + space.ready_bytes } else { space.ready_bytes };
+            let usable = if need <= rest {
+                rest + space.ready_bytes
+            } else {
+                space.ready_bytes
+            };
             if usable >= need + reserve {
                 return Ok(());
             }
@@ -163,7 +179,9 @@ impl Lane {
                 // Segments of one run are of one size, so one test answers for the next too;
                 // a smaller one left by an earlier configuration is simply passed over.
                 if size > capacity.max(self.pool.segment_len() - u64::from(active.granule)) {
-                    return Err(CommitError::TooLarge { max_bytes: capacity });
+                    return Err(CommitError::TooLarge {
+                        max_bytes: capacity,
+                    });
                 }
             }
             self.begin_segment()?;
@@ -173,7 +191,9 @@ impl Lane {
 
     fn begin_segment(&mut self) -> Result<(), CommitError> {
         let prepared = self.pool.take().map_err(|reason| match reason {
-            NoSegment::NoSpace => CommitError::Full { free_bytes: self.free_bytes() },
+            NoSegment::NoSpace => CommitError::Full {
+                free_bytes: self.free_bytes(),
+            },
             NoSegment::Failed(failure) => CommitError::Fatal(failure),
         })?;
         if self.unfenced {
@@ -210,7 +230,12 @@ impl Lane {
         let name = store::segment_name(self.id, prepared.seq);
         self.id.commit(prepared.file.as_ref(), &name, block, 0)?;
         let pos = u64::from(prepared.granule);
-        self.link = Link { seq: prepared.seq, end: pos, check, ..self.link };
+        self.link = Link {
+            seq: prepared.seq,
+            end: pos,
+            check,
+            ..self.link
+        };
         self.active = Some(Active {
             seq: prepared.seq,
             file: prepared.file,
@@ -244,7 +269,9 @@ impl Lane {
         for (lsn, record) in (self.link.next_lsn..).zip(records) {
             let header = RecordHeader {
                 crc: 0.into(),
-                len: u32::try_from(record.payload.len()).map_err(too_long)?.into(),
+                len: u32::try_from(record.payload.len())
+                    .map_err(too_long)?
+                    .into(),
                 kind: record.kind.into(),
                 flags: 0.into(),
                 reserved: 0.into(),
@@ -274,7 +301,8 @@ impl Lane {
             reserved: [0; 16],
         };
         let check = header.seal(batch);
-        self.id.commit(active.file.as_ref(), &name, batch, active.pos)?;
+        self.id
+            .commit(active.file.as_ref(), &name, batch, active.pos)?;
         let committed = Committed {
             segment: active.seq,
             offset: active.pos,

@@ -84,7 +84,13 @@ impl Pool {
             closed: false,
             direct: DirectIo::NotWanted,
         };
-        Self { disk, lane, config, state: Mutex::new(state), changed: Condvar::new() }
+        Self {
+            disk,
+            lane,
+            config,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     pub(crate) fn segment_len(&self) -> u64 {
@@ -94,8 +100,16 @@ impl Pool {
     /// Takes over a segment that recovery found prepared.
     pub(crate) fn adopt(&self, seq: u64, len: u64) -> Result<(), Failure> {
         let name = store::segment_name(self.lane, seq);
-        let file = self.disk.open(&name, self.lane.access()).map_err(Failure::of("open", &name))?;
-        self.add(Prepared { seq, granule: granule_for(&file.direct()), file, len });
+        let file = self
+            .disk
+            .open(&name, self.lane.access())
+            .map_err(Failure::of("open", &name))?;
+        self.add(Prepared {
+            seq,
+            granule: granule_for(&file.direct()),
+            file,
+            len,
+        });
         Ok(())
     }
 
@@ -110,7 +124,11 @@ impl Pool {
     pub(crate) fn space(&self) -> Space {
         let state = lock(&self.state);
         Space {
-            ready_bytes: state.ready.iter().map(|p| p.len - u64::from(p.granule)).sum(),
+            ready_bytes: state
+                .ready
+                .iter()
+                .map(|p| p.len - u64::from(p.granule))
+                .sum(),
             ready_segments: state.ready.len(),
             ahead: self.config.ahead,
             full: state.full,
@@ -171,7 +189,11 @@ impl Pool {
 
     /// Prepares one segment if there is none. A full disk is remembered, not an error.
     pub(crate) fn prepare_if_empty(&self) -> Result<(), Failure> {
-        if lock(&self.state).ready.is_empty() { self.prepare() } else { Ok(()) }
+        if lock(&self.state).ready.is_empty() {
+            self.prepare()
+        } else {
+            Ok(())
+        }
     }
 
     /// Prepares one segment; a full disk is remembered, any other failure is for good.
@@ -203,27 +225,46 @@ impl Pool {
     fn make(&self, seq: u64) -> Result<Option<Prepared>, Failure> {
         let name = store::preparing_name(self.lane, seq);
         let last = store::segment_name(self.lane, seq);
-        let file = match self.disk.create(&name).map_err(Failure::of("create", &name)) {
+        let file = match self
+            .disk
+            .create(&name)
+            .map_err(Failure::of("create", &name))
+        {
             Ok(file) => file,
             Err(failure) if failure.is_no_space() => return Ok(None),
             Err(failure) => return Err(failure),
         };
         let filled = self.fill(file.as_ref(), &name);
         drop(file);
-        let named = filled
-            .and_then(|()| self.disk.rename(&name, &last).map_err(Failure::of("rename", &name)));
+        let named = filled.and_then(|()| {
+            self.disk
+                .rename(&name, &last)
+                .map_err(Failure::of("rename", &name))
+        });
         match named {
             Ok(()) => {}
             Err(failure) if failure.is_no_space() => {
-                self.disk.remove(&name).map_err(Failure::of("remove", &name))?;
+                self.disk
+                    .remove(&name)
+                    .map_err(Failure::of("remove", &name))?;
                 return Ok(None);
             }
             Err(failure) => return Err(failure),
         }
-        self.disk.sync_dir().map_err(Failure::of("sync directory of", &last))?;
-        let file = self.disk.open(&last, self.lane.access()).map_err(Failure::of("open", &last))?;
+        self.disk
+            .sync_dir()
+            .map_err(Failure::of("sync directory of", &last))?;
+        let file = self
+            .disk
+            .open(&last, self.lane.access())
+            .map_err(Failure::of("open", &last))?;
         let granule = granule_for(&file.direct());
-        Ok(Some(Prepared { seq, file, granule, len: self.config.segment_len }))
+        Ok(Some(Prepared {
+            seq,
+            file,
+            granule,
+            len: self.config.segment_len,
+        }))
     }
 
     /// Real zeros, not only an allocation: overwriting them later changes no extent's state.
@@ -233,10 +274,13 @@ impl Pool {
         let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(len).unwrap_or(CHUNK_BYTES))];
         let mut offset = 0;
         while offset < len {
-            let left = usize::try_from(len - offset).unwrap_or(usize::MAX).min(zeros.len());
+            let left = usize::try_from(len - offset)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
             // Going on after a short write is no retry: nothing here is acknowledged or read.
-            let written =
-                file.write_at(&zeros[..left], offset).map_err(Failure::of("zero", name))?;
+            let written = file
+                .write_at(&zeros[..left], offset)
+                .map_err(Failure::of("zero", name))?;
             if written == 0 {
                 let error = std::io::Error::from_raw_os_error(libc::ENOSPC);
                 return Err(Failure::of("zero", name)(error));
@@ -245,7 +289,8 @@ impl Pool {
         }
         file.sync_all().map_err(Failure::of("sync", name))?;
         if self.lane.access() == Access::Direct {
-            file.drop_cache().map_err(Failure::of("drop the cache of", name))?;
+            file.drop_cache()
+                .map_err(Failure::of("drop the cache of", name))?;
         }
         Ok(())
     }

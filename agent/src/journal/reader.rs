@@ -43,7 +43,10 @@ impl Reader {
         recovered.snapshots = safe.1;
         recovered.absorb(&fast.0);
         recovered.absorb(&safe.0);
-        Ok(Self { dir: dir.to_owned(), recovered })
+        Ok(Self {
+            dir: dir.to_owned(),
+            recovered,
+        })
     }
 
     /// Everything that was found.
@@ -74,7 +77,9 @@ fn settled<T>(
     let mut before = None;
     loop {
         attempt += 1;
-        let names = disk.list().map_err(Failure::of("list directory of", lane.name()))?;
+        let names = disk
+            .list()
+            .map_err(Failure::of("list directory of", lane.name()))?;
         let mut out = empty();
         let seqs = store::segments(lane, &names);
         let found = scan(disk, lane, &seqs, &mut |found| visit(&mut out, found));
@@ -113,7 +118,13 @@ pub(crate) fn snapshot_of(found: &Found<'_>) -> (SnapshotRef, SnapshotMeta) {
         len: header.len.get(),
         unix_ns: header.unix_ns.get(),
     };
-    (reference, SnapshotMeta { kind: header.kind.get(), episode: header.episode })
+    (
+        reference,
+        SnapshotMeta {
+            kind: header.kind.get(),
+            episode: header.episode,
+        },
+    )
 }
 
 /// Reads the record that `reference` names; believes it only if LSN, length and CRC agree.
@@ -121,8 +132,17 @@ pub(crate) fn read_snapshot(
     disk: &dyn Disk,
     reference: &SnapshotRef,
 ) -> Result<Bytes, JournalError> {
-    let SnapshotRef { segment, offset, len, .. } = *reference;
-    let damaged = |damage| JournalError::Snapshot { segment, offset, damage };
+    let SnapshotRef {
+        segment,
+        offset,
+        len,
+        ..
+    } = *reference;
+    let damaged = |damage| JournalError::Snapshot {
+        segment,
+        offset,
+        damage,
+    };
     let name = store::segment_name(LaneId::Safe, segment);
     let file = match disk.open(&name, Access::Read) {
         Ok(file) => file,

@@ -48,8 +48,17 @@ pub struct Corruption {
 
 impl std::fmt::Display for Corruption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { lane, segment, offset, reason, valid_beyond } = self;
-        write!(f, "{lane} lane is corrupt at segment {segment}, offset {offset}: {reason}")?;
+        let Self {
+            lane,
+            segment,
+            offset,
+            reason,
+            valid_beyond,
+        } = self;
+        write!(
+            f,
+            "{lane} lane is corrupt at segment {segment}, offset {offset}: {reason}"
+        )?;
         match valid_beyond {
             Some((segment, offset)) => write!(f, "; valid data at segment {segment}+{offset}"),
             None => Ok(()),
@@ -122,7 +131,11 @@ pub(crate) fn scan(
         out: Scan {
             uuid: None,
             base_seq: 0,
-            link: Link { next_lsn: 1, next_batch: 1, ..Link::default() },
+            link: Link {
+                next_lsn: 1,
+                next_batch: 1,
+                ..Link::default()
+            },
             tail: None,
             cuts: Vec::new(),
             corruption: None,
@@ -133,9 +146,16 @@ pub(crate) fn scan(
     };
     for seq in seqs {
         let name = store::segment_name(lane, *seq);
-        let file = disk.open(&name, Access::Read).map_err(Failure::of("open", &name))?;
+        let file = disk
+            .open(&name, Access::Read)
+            .map_err(Failure::of("open", &name))?;
         let len = file.len().map_err(Failure::of("measure", &name))?;
-        let window = Window { file, len, start: 0, buf: Vec::new() };
+        let window = Window {
+            file,
+            len,
+            start: 0,
+            buf: Vec::new(),
+        };
         let step = walk.segment(*seq, window, visit);
         if let Err((at, reason, valid_beyond)) = step {
             walk.corrupt(at, reason, valid_beyond);
@@ -165,7 +185,13 @@ impl Walk {
     fn corrupt(&mut self, at: Place, reason: Damage, valid_beyond: Option<Place>) {
         let (segment, offset) = at;
         let lane = self.lane;
-        self.out.corruption = Some(Corruption { lane, segment, offset, reason, valid_beyond });
+        self.out.corruption = Some(Corruption {
+            lane,
+            segment,
+            offset,
+            reason,
+            valid_beyond,
+        });
     }
 
     fn segment(
@@ -220,8 +246,15 @@ impl Walk {
     ) -> Result<(), Bad> {
         let link = self.out.link;
         let first = self.out.uuid.is_none();
-        let stopped = self.tail_window.as_ref().map_or(Damage::MissingSegment, |(_, why)| *why);
-        let here = if first { (seq, 0) } else { (link.seq, link.end) };
+        let stopped = self
+            .tail_window
+            .as_ref()
+            .map_or(Damage::MissingSegment, |(_, why)| *why);
+        let here = if first {
+            (seq, 0)
+        } else {
+            (link.seq, link.end)
+        };
         // Segments are begun in order, and a torn one is removed before the next is begun.
         if let Some((skipped, _)) = self.out.unused.first() {
             return Err(((*skipped, 0), Damage::NoHeader, Some((seq, 0))));
@@ -263,7 +296,11 @@ impl Walk {
             epoch: header.epoch.get(),
         };
         let segment_len = header.segment_len.get();
-        self.out.tail = Some(Tail { granule, segment_len, clean: false });
+        self.out.tail = Some(Tail {
+            granule,
+            segment_len,
+            clean: false,
+        });
         let stop = self.batches(&mut window, segment_len, visit);
         self.out.bytes_verified += self.out.link.end;
         match stop {
@@ -320,7 +357,11 @@ impl Walk {
         let records = decode_batch(&header, window.get(link.end, total as usize)?)?;
         for raw in records {
             let offset = link.end + raw.at as u64;
-            visit(Found { raw, segment: link.seq, offset });
+            visit(Found {
+                raw,
+                segment: link.seq,
+                offset,
+            });
         }
         self.out.link = Link {
             seq: link.seq,
@@ -414,7 +455,10 @@ impl Window {
         self.start = offset;
         let mut done = 0;
         while done < self.buf.len() {
-            match self.file.read_at(&mut self.buf[done..], offset + done as u64) {
+            match self
+                .file
+                .read_at(&mut self.buf[done..], offset + done as u64)
+            {
                 Ok(0) => break,
                 Ok(read) => done += read,
                 Err(error) => {

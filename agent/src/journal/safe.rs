@@ -29,10 +29,15 @@ pub(crate) fn write_whole(
     bytes: &[u8],
     offset: u64,
 ) -> Result<(), Failure> {
-    let written = file.write_at(bytes, offset).map_err(Failure::of("write", name))?;
+    let written = file
+        .write_at(bytes, offset)
+        .map_err(Failure::of("write", name))?;
     if written == bytes.len() {
         return Ok(());
     }
     let text = format!("{written} of {} bytes at offset {offset}", bytes.len());
-    Err(Failure::of("write", name)(io::Error::new(io::ErrorKind::WriteZero, text)))
+    Err(Failure::of("write", name)(io::Error::new(
+        io::ErrorKind::WriteZero,
+        text,
+    )))
 }

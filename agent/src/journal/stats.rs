@@ -140,7 +140,10 @@ impl Shared {
             sync: histogram()?,
             append: histogram()?,
         };
-        Ok(Self { lane, counters: Mutex::new(counters) })
+        Ok(Self {
+            lane,
+            counters: Mutex::new(counters),
+        })
     }
 
     pub(crate) fn enqueued(&self) {
@@ -151,7 +154,9 @@ impl Shared {
         let mut counters = lock(&self.counters);
         counters.queue_depth = counters.queue_depth.saturating_sub(1);
         if durable {
-            counters.append.saturating_record(micros(enqueued.elapsed()));
+            counters
+                .append
+                .saturating_record(micros(enqueued.elapsed()));
         } else {
             counters.refused += 1;
         }
@@ -183,7 +188,11 @@ impl Shared {
 
     pub(crate) fn refusing(&self, free_bytes: u64, reserve_bytes: u64) {
         let lane = self.lane;
-        lock(&self.counters).health = JournalHealth::Full { lane, free_bytes, reserve_bytes };
+        lock(&self.counters).health = JournalHealth::Full {
+            lane,
+            free_bytes,
+            reserve_bytes,
+        };
     }
 
     pub(crate) fn poisoned(&self, operation: String, error: String) {
@@ -191,7 +200,11 @@ impl Shared {
         let mut counters = lock(&self.counters);
         // The first failure is the one that matters.
         if !matches!(counters.health, JournalHealth::Poisoned { .. }) {
-            counters.health = JournalHealth::Poisoned { lane, operation, error };
+            counters.health = JournalHealth::Poisoned {
+                lane,
+                operation,
+                error,
+            };
         }
     }
 

@@ -28,13 +28,19 @@ pub(crate) fn preparing_name(lane: LaneId, seq: u64) -> String {
 }
 
 fn parse_name(lane: LaneId, name: &str, suffix: &str) -> Option<u64> {
-    let digits = name.strip_prefix(lane.name())?.strip_prefix('-')?.strip_suffix(suffix)?;
+    let digits = name
+        .strip_prefix(lane.name())?
+        .strip_prefix('-')?
+        .strip_suffix(suffix)?;
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
 /// Numbers of the lane's segments in `names`, ascending.
 pub(crate) fn segments(lane: LaneId, names: &[String]) -> Vec<u64> {
-    let mut seqs: Vec<u64> = names.iter().filter_map(|n| parse_name(lane, n, ".seg")).collect();
+    let mut seqs: Vec<u64> = names
+        .iter()
+        .filter_map(|n| parse_name(lane, n, ".seg"))
+        .collect();
     seqs.sort_unstable();
     seqs
 }
@@ -49,7 +55,11 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), Failure> {
         .create(dir)
         .map_err(Failure::of("create directory", &name))?;
     if let (true, Some(parent)) = (created, dir.parent()) {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
         File::open(parent)
             .and_then(|parent| parent.sync_all())
             .map_err(Failure::of("sync the parent of", &name))?;
@@ -69,7 +79,12 @@ impl Lock {
         let path = dir.join(LOCK_FILE);
         let name = path.display().to_string();
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
         let mut file = options.open(&path).map_err(Failure::of("open", &name))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -77,7 +92,10 @@ impl Lock {
                 let mut text = String::new();
                 let read = file.read_to_string(&mut text);
                 let pid = read.ok().and_then(|_| text.trim().parse().ok());
-                return Err(JournalError::Locked { dir: dir.to_owned(), pid });
+                return Err(JournalError::Locked {
+                    dir: dir.to_owned(),
+                    pid,
+                });
             }
             Err(errno) => return Err(Failure::of("lock", &name)(errno.into()).into()),
         }
@@ -96,14 +114,20 @@ pub(crate) fn recover(
     id: LaneId,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<Scan, Failure> {
-    disk.sync_dir().map_err(Failure::of("sync directory of", id.name()))?;
-    let names = disk.list().map_err(Failure::of("list directory of", id.name()))?;
+    disk.sync_dir()
+        .map_err(Failure::of("sync directory of", id.name()))?;
+    let names = disk
+        .list()
+        .map_err(Failure::of("list directory of", id.name()))?;
     let seqs = segments(id, &names);
     for seq in &seqs {
         let name = segment_name(id, *seq);
-        let file = disk.open(&name, Access::Buffered).map_err(Failure::of("open", &name))?;
+        let file = disk
+            .open(&name, Access::Buffered)
+            .map_err(Failure::of("open", &name))?;
         file.sync_all().map_err(Failure::of("sync", &name))?;
-        file.drop_cache().map_err(Failure::of("drop the cache of", &name))?;
+        file.drop_cache()
+            .map_err(Failure::of("drop the cache of", &name))?;
     }
     scan(disk, id, &seqs, visit)
 }
@@ -121,17 +145,25 @@ pub(crate) fn writable(
 ) -> Result<(Lane, Arc<Pool>), Failure> {
     sweep(disk.as_ref(), id, config, scan)?;
     let unused = scan.unused.iter().map(|(seq, _)| *seq);
-    let used = unused.chain(scan.torn_headers.iter().copied()).chain([scan.link.seq]);
+    let used = unused
+        .chain(scan.torn_headers.iter().copied())
+        .chain([scan.link.seq]);
     let next_seq = used.max().unwrap_or(0) + 1;
     let pool = Arc::new(Pool::new(disk.clone(), id, config.clone(), next_seq));
-    for (seq, len) in scan.unused.iter().filter(|(_, len)| *len == config.segment_len) {
+    for (seq, len) in scan
+        .unused
+        .iter()
+        .filter(|(_, len)| *len == config.segment_len)
+    {
         pool.adopt(*seq, *len)?;
     }
     let uuid = scan.uuid.unwrap_or(new_uuid);
     let mut lane = Lane::new(id, pool.clone(), uuid, scan.link, scan.base_seq);
     if let Some(tail) = scan.tail.filter(|tail| tail.clean) {
         let name = segment_name(id, scan.link.seq);
-        let file = disk.open(&name, id.access()).map_err(Failure::of("open", &name))?;
+        let file = disk
+            .open(&name, id.access())
+            .map_err(Failure::of("open", &name))?;
         // A tail of a smaller granule than the device now asks for is left and sealed.
         if granule_for(&file.direct()) <= tail.granule {
             lane.resume(Active {
@@ -153,11 +185,16 @@ pub(crate) fn writable(
 /// Removes segments that nothing was ever in: half prepared, with a torn header, or of another
 /// length than is configured now.
 fn sweep(disk: &dyn Disk, id: LaneId, config: &PoolConfig, scan: &Scan) -> Result<(), Failure> {
-    let names = disk.list().map_err(Failure::of("list directory of", id.name()))?;
+    let names = disk
+        .list()
+        .map_err(Failure::of("list directory of", id.name()))?;
     let half = names.iter().filter_map(|name| parse_name(id, name, ".new"));
     let half = half.map(|seq| preparing_name(id, seq));
     let torn = scan.torn_headers.iter().map(|seq| segment_name(id, *seq));
-    let resized = scan.unused.iter().filter(|(_, len)| *len != config.segment_len);
+    let resized = scan
+        .unused
+        .iter()
+        .filter(|(_, len)| *len != config.segment_len);
     let resized = resized.map(|(seq, _)| segment_name(id, *seq));
     let gone: Vec<String> = half.chain(torn).chain(resized).collect();
     for name in &gone {
@@ -166,7 +203,8 @@ fn sweep(disk: &dyn Disk, id: LaneId, config: &PoolConfig, scan: &Scan) -> Resul
     if gone.is_empty() {
         return Ok(());
     }
-    disk.sync_dir().map_err(Failure::of("sync directory of", id.name()))
+    disk.sync_dir()
+        .map_err(Failure::of("sync directory of", id.name()))
 }
 
 /// 16 random bytes from the kernel.

@@ -2,7 +2,10 @@
 //!
 //! `PARAMEDIC_SEEDS` sets the number of random histories (10,000 unless told).
 
-#![allow(clippy::cast_possible_truncation, reason = "small numbers that the tests themselves make")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small numbers that the tests themselves make"
+)]
 
 mod crash;
 mod damage;
@@ -64,13 +67,20 @@ fn open(disk: &SimDisk, id: LaneId, segment_len: u64) -> Result<Opened, Failure>
 fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
     let records: Vec<_> = payloads
         .iter()
-        .map(|payload| Pending { kind: 1, episode: [3; 16], unix_ns: 5, payload })
+        .map(|payload| Pending {
+            kind: 1,
+            episode: [3; 16],
+            unix_ns: 5,
+            payload,
+        })
         .collect();
     lane.commit(&records, 6)
 }
 
 fn random_payloads(rng: &mut Rng, count_max: usize, len_max: usize) -> Vec<Vec<u8>> {
-    (0..=rng.below(count_max)).map(|_| random_payload(rng, len_max)).collect()
+    (0..=rng.below(count_max))
+        .map(|_| random_payload(rng, len_max))
+        .collect()
 }
 
 fn random_payload(rng: &mut Rng, len_max: usize) -> Vec<u8> {
@@ -80,7 +90,11 @@ fn random_payload(rng: &mut Rng, len_max: usize) -> Vec<u8> {
 }
 
 fn record(payload: Vec<u8>) -> Record {
-    Record { kind: 9, episode: [1; 16], payload: Bytes::from(payload) }
+    Record {
+        kind: 9,
+        episode: [1; 16],
+        payload: Bytes::from(payload),
+    }
 }
 
 /// Small segments and short waits.

@@ -108,7 +108,14 @@ impl LaneHandle {
             pool: pool.clone(),
             threads: Mutex::new(Vec::new()),
         };
-        let writer = Writer { id, lane, pool: pool.clone(), shared, limits, dead: None };
+        let writer = Writer {
+            id,
+            lane,
+            pool: pool.clone(),
+            shared,
+            limits,
+            dead: None,
+        };
         // Each thread keeps the directory's lock: it is free only when both have ended.
         let held = directory.cloned();
         let preparer = spawn(&format!("journal-{id}-prep"), move || {
@@ -170,7 +177,12 @@ impl LaneHandle {
         let bytes = u32::try_from(body).map_err(|_| too_large(body, max))?;
         let unix_ns = unix_ns();
         let enqueued = Instant::now();
-        let share = self.share.clone().acquire_many_owned(bytes).await.map_err(|_| closed())?;
+        let share = self
+            .share
+            .clone()
+            .acquire_many_owned(bytes)
+            .await
+            .map_err(|_| closed())?;
         let slot = self.queue.reserve().await.map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
         self.shared.enqueued();
@@ -202,9 +214,15 @@ impl LaneHandle {
         }
         let threads: Vec<_> = lock(&self.threads).drain(..).collect();
         let join = tokio::task::spawn_blocking(move || {
-            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().err())
+                .count()
         });
-        match tokio::time::timeout(deadline, join).await.map_err(expired)? {
+        match tokio::time::timeout(deadline, join)
+            .await
+            .map_err(expired)?
+        {
             Ok(0) => Ok(()),
             Ok(_) | Err(_) => Err(JournalError::Poisoned {
                 lane,
@@ -217,7 +235,9 @@ impl LaneHandle {
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
     let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(body).map_err(Failure::of("start thread", name))
+    builder
+        .spawn(body)
+        .map_err(Failure::of("start thread", name))
 }
 
 struct Writer {
@@ -300,15 +320,23 @@ impl Writer {
         match result {
             Ok(committed) => {
                 let records = batch.iter().map(|request| request.records.len()).sum();
-                let payload: usize =
-                    batch.iter().flat_map(|r| &r.records).map(|r| r.payload.len()).sum();
-                self.shared.committed(started, records, payload, committed.bytes);
+                let payload: usize = batch
+                    .iter()
+                    .flat_map(|r| &r.records)
+                    .map(|r| r.payload.len())
+                    .sum();
+                self.shared
+                    .committed(started, records, payload, committed.bytes);
                 self.acknowledge(batch, committed);
             }
             Err(CommitError::Full { free_bytes }) => self.refuse_full(batch, free_bytes),
             Err(CommitError::TooLarge { max_bytes }) => {
                 let bytes = batch.iter().map(|r| r.body as u64).sum();
-                let error = JournalError::TooLarge { lane: self.id, bytes, max_bytes };
+                let error = JournalError::TooLarge {
+                    lane: self.id,
+                    bytes,
+                    max_bytes,
+                };
                 self.refuse(batch, &error);
             }
             Err(CommitError::Fatal(failure)) => {
@@ -320,7 +348,10 @@ impl Writer {
 
     /// On a disk where no more can be prepared, keeps the reserve for outcomes.
     fn admit(&self, batch: Vec<Request>) -> Vec<Request> {
-        if batch.iter().all(|request| request.priority == Priority::Outcome) {
+        if batch
+            .iter()
+            .all(|request| request.priority == Priority::Outcome)
+        {
             return batch;
         }
         let body = batch.iter().map(|request| request.body).sum();
@@ -328,8 +359,9 @@ impl Writer {
             self.shared.accepting();
             return batch;
         };
-        let (outcomes, normal): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| request.priority == Priority::Outcome);
+        let (outcomes, normal): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|request| request.priority == Priority::Outcome);
         self.refuse_full(normal, free_bytes);
         outcomes
     }
@@ -337,7 +369,12 @@ impl Writer {
     fn commit(&mut self, batch: &[Request]) -> Result<Committed, CommitError> {
         let records: Vec<Pending<'_>> = batch
             .iter()
-            .flat_map(|request| request.records.iter().map(|record| (request.unix_ns, record)))
+            .flat_map(|request| {
+                request
+                    .records
+                    .iter()
+                    .map(|record| (request.unix_ns, record))
+            })
             .map(|(unix_ns, record)| Pending {
                 kind: record.kind,
                 episode: record.episode,
@@ -352,7 +389,11 @@ impl Writer {
         let mut lsn = committed.first_lsn;
         let mut offset = committed.offset + BATCH_HEADER_LEN as u64;
         for request in batch {
-            let placed = Placed { lsn, segment: committed.segment, offset };
+            let placed = Placed {
+                lsn,
+                segment: committed.segment,
+                offset,
+            };
             lsn += request.records.len() as u64;
             offset += request.body as u64;
             request.answer(&self.shared, Ok(placed));
@@ -365,7 +406,14 @@ impl Writer {
         }
         let reserve_bytes = self.limits.reserve;
         self.shared.refusing(free_bytes, reserve_bytes);
-        self.refuse(batch, &JournalError::Full { lane: self.id, free_bytes, reserve_bytes });
+        self.refuse(
+            batch,
+            &JournalError::Full {
+                lane: self.id,
+                free_bytes,
+                reserve_bytes,
+            },
+        );
     }
 
     fn refuse(&self, batch: Vec<Request>, error: &JournalError) {

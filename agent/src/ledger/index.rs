@@ -105,7 +105,11 @@ impl Incident {
                 Entry::Intended { .. } | Entry::Applied { .. } => State::Acting,
                 Entry::Verified { outcome } => {
                     healed = outcome.kind == OutcomeKind::Healed;
-                    if healed { State::Holding } else { State::Acting }
+                    if healed {
+                        State::Holding
+                    } else {
+                        State::Acting
+                    }
                 }
                 Entry::RolledBack { .. } if !healed => State::RolledBack,
                 Entry::Failed { .. } => State::Failed,
@@ -118,20 +122,28 @@ impl Incident {
 
     /// Whether handling has ended.
     pub fn closed(&self) -> bool {
-        self.entries.iter().any(|line| matches!(line.entry, Entry::Closed { .. }))
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::Closed { .. }))
     }
 
     /// Whether the alert has resolved.
     pub fn resolved(&self) -> bool {
-        self.entries.iter().any(|line| matches!(line.entry, Entry::Resolved { .. }))
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::Resolved { .. }))
     }
 
     /// The last intent and whether it was verified as healed.
     pub fn intent(&self) -> Option<(&Intent, bool)> {
-        let intent = self.entries.iter().rev().find_map(|line| match &line.entry {
-            Entry::Intended { intent } => Some(intent),
-            _ => None,
-        })?;
+        let intent = self
+            .entries
+            .iter()
+            .rev()
+            .find_map(|line| match &line.entry {
+                Entry::Intended { intent } => Some(intent),
+                _ => None,
+            })?;
         let healed = self.entries.iter().any(|line| {
             matches!(&line.entry, Entry::Verified { outcome } if outcome.kind == OutcomeKind::Healed)
         });
@@ -140,15 +152,21 @@ impl Incident {
 
     /// Whether the effect of its intent has been undone.
     pub fn rolled_back(&self) -> bool {
-        self.entries.iter().any(|line| matches!(line.entry, Entry::RolledBack { .. }))
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::RolledBack { .. }))
     }
 
     /// One line of a list.
     pub fn summary(&self) -> Summary {
-        let top = self.entries.iter().rev().find_map(|line| match &line.entry {
-            Entry::Diagnosed { diagnosis, .. } => diagnosis.top.first(),
-            _ => None,
-        });
+        let top = self
+            .entries
+            .iter()
+            .rev()
+            .find_map(|line| match &line.entry {
+                Entry::Diagnosed { diagnosis, .. } => diagnosis.top.first(),
+                _ => None,
+            });
         Summary {
             id: self.id,
             tenant: self.episode.tenant.to_string(),
@@ -174,14 +192,22 @@ pub struct Index {
 impl Index {
     /// An empty index that keeps at most `incidents_max`, never dropping an unfinished one.
     pub fn new(incidents_max: usize) -> Self {
-        Self { incidents: BTreeMap::new(), incidents_max, evicted: 0 }
+        Self {
+            incidents: BTreeMap::new(),
+            incidents_max,
+            evicted: 0,
+        }
     }
 
     /// Adds a durable entry. An entry whose episode is not known (its opening was evicted) is
     /// counted as evicted.
     pub fn push(&mut self, id: EpisodeId, line: Line) {
         if let Entry::Opened { episode } = &line.entry {
-            let incident = Incident { id, episode: episode.clone(), entries: vec![line] };
+            let incident = Incident {
+                id,
+                episode: episode.clone(),
+                entries: vec![line],
+            };
             self.incidents.entry(id).or_insert(incident);
             self.evict();
         } else if let Some(incident) = self.incidents.get_mut(&id) {

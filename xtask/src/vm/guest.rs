@@ -68,15 +68,23 @@ for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/de
 pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
     let mut script = String::from("#!/run/busybox sh\n");
     script.push_str(PREPARE);
-    let passed =
-        PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    let passed = PASSED_ON
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     for (name, value) in passed.chain(vm.env.iter().cloned()) {
         writeln!(script, "export {name}={}", quote(&value))?;
     }
     let folder = std::env::current_dir().context("cannot tell the current folder")?;
     writeln!(script, "cd {}", quote(&folder.to_string_lossy()))?;
-    let words: Vec<String> = command.iter().map(|word| quote(&word.to_string_lossy())).collect();
-    writeln!(script, "{} </dev/null >/dev/ttyS1 2>/dev/ttyS2", words.join(" "))?;
+    let words: Vec<String> = command
+        .iter()
+        .map(|word| quote(&word.to_string_lossy()))
+        .collect();
+    writeln!(
+        script,
+        "{} </dev/null >/dev/ttyS1 2>/dev/ttyS2",
+        words.join(" ")
+    )?;
     script.push_str("echo $? >/dev/ttyS3\n");
     script.push_str("sync\n/run/busybox reboot -f\nwhile :; do sleep 1; done\n");
     Ok(script)
@@ -117,7 +125,9 @@ fn add_module(
     if order.iter().any(|done| done == name) {
         return Ok(());
     }
-    let Some(file) = kernel.module(name) else { return Ok(()) };
+    let Some(file) = kernel.module(name) else {
+        return Ok(());
+    };
     let bytes = read_module(&file)?;
     for needed in depends(&bytes) {
         add_module(kernel, &needed, archive, order)?;
@@ -136,13 +146,25 @@ fn depends(module: &[u8]) -> Vec<String> {
     let rest = &module[at + KEY.len()..];
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
     let names = String::from_utf8_lossy(&rest[..end]);
-    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn read_module(file: &Path) -> anyhow::Result<Vec<u8>> {
     if file.extension().is_some_and(|extension| extension == "xz") {
-        let output = Command::new("xz").arg("-dc").arg(file).output().context("cannot start xz")?;
-        anyhow::ensure!(output.status.success(), "xz cannot unpack {}", file.display());
+        let output = Command::new("xz")
+            .arg("-dc")
+            .arg(file)
+            .output()
+            .context("cannot start xz")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "xz cannot unpack {}",
+            file.display()
+        );
         return Ok(output.stdout);
     }
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
@@ -154,7 +176,10 @@ mod tests {
 
     #[test]
     fn a_modules_needs_are_read_from_its_own_words() {
-        assert_eq!(depends(b"x\0depends=virtio,virtio_ring\0y"), ["virtio", "virtio_ring"]);
+        assert_eq!(
+            depends(b"x\0depends=virtio,virtio_ring\0y"),
+            ["virtio", "virtio_ring"]
+        );
         assert!(depends(b"x\0depends=\0y").is_empty());
         assert!(depends(b"nothing").is_empty());
     }

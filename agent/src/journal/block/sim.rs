@@ -139,7 +139,9 @@ impl SimDisk {
             sync_time: Duration::ZERO,
             rng: Rng(seed),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Power fails in the middle of the `n`-th call from now (1 is the next).
@@ -221,7 +223,14 @@ impl SimDisk {
         let inode = state.names[name];
         let durable = bytes.clone();
         let pending = BTreeMap::new();
-        state.inodes.insert(inode, Inode { current: bytes, durable, pending });
+        state.inodes.insert(
+            inode,
+            Inode {
+                current: bytes,
+                durable,
+                pending,
+            },
+        );
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -382,7 +391,12 @@ impl Disk for SimDisk {
         })?;
         let (inode, direct) = opened;
         let dsync = access == Access::Direct;
-        Ok(Box::new(SimFile { disk: self.clone(), inode, direct, dsync }))
+        Ok(Box::new(SimFile {
+            disk: self.clone(),
+            inode,
+            direct,
+            dsync,
+        }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -29,10 +29,16 @@ struct History {
 
 impl History {
     fn check(&mut self, seen: &[Seen], what: &str) {
-        assert!(seen.len() >= self.acknowledged, "{what}: lost an acknowledged record");
+        assert!(
+            seen.len() >= self.acknowledged,
+            "{what}: lost an acknowledged record"
+        );
         assert!(seen.len() <= self.records.len(), "{what}: a phantom");
         assert_eq!(seen, &self.records[..seen.len()], "{what}: not a prefix");
-        assert!(seen.is_empty() || self.boundaries.contains(&seen.len()), "{what}: half a batch");
+        assert!(
+            seen.is_empty() || self.boundaries.contains(&seen.len()),
+            "{what}: half a batch"
+        );
         // What has been shown must stay.
         self.acknowledged = seen.len();
         self.records.truncate(seen.len());
@@ -53,7 +59,11 @@ fn arm(disk: &SimDisk, rng: &mut Rng, tally: &mut Tally) {
         1 => {
             let call = Call::ALL[rng.below(Call::ALL.len())];
             let errno = [libc::EIO, libc::ENOSPC, libc::EINTR][rng.below(3)];
-            let how = if rng.below(4) == 0 { How::Short } else { How::Errno(errno) };
+            let how = if rng.below(4) == 0 {
+                How::Short
+            } else {
+                How::Errno(errno)
+            };
             disk.fail(call, 1 + rng.below(12) as u64, how);
             tally.faults += 1;
         }
@@ -64,7 +74,11 @@ fn arm(disk: &SimDisk, rng: &mut Rng, tally: &mut Tally) {
 fn one_history(seed: u64, tally: &mut Tally) {
     let mut rng = Rng(seed);
     let disk = SimDisk::new(rng.next());
-    let id = if rng.below(2) == 0 { LaneId::Fast } else { LaneId::Safe };
+    let id = if rng.below(2) == 0 {
+        LaneId::Fast
+    } else {
+        LaneId::Safe
+    };
     let segment_len = 4096 * (3 + rng.below(5)) as u64;
     let mut history = History::default();
     for life in 0..2 + rng.below(4) {
@@ -129,7 +143,9 @@ fn write(
 
 #[test]
 fn random_crashes_lose_nothing() {
-    let seeds = std::env::var("PARAMEDIC_SEEDS").ok().and_then(|n| n.parse().ok());
+    let seeds = std::env::var("PARAMEDIC_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let mut tally = Tally::default();
     for seed in 0..seeds.unwrap_or(10_000) {
         one_history(seed, &mut tally);
@@ -215,7 +231,10 @@ fn recrash(disk: &SimDisk, id: LaneId, history: &mut History, point: u64) {
 #[test]
 fn recovery_does_not_believe_the_cache() {
     let disk = SimDisk::new(1);
-    let mut lane = open(&disk, LaneId::Fast, 1 << 16).expect("opens").lane.expect("is writable");
+    let mut lane = open(&disk, LaneId::Fast, 1 << 16)
+        .expect("opens")
+        .lane
+        .expect("is writable");
     commit(&mut lane, &[b"durable".to_vec()]).expect("commits");
     disk.fail(Call::SyncData, 1, How::Errno(libc::EIO));
     let failed = commit(&mut lane, &[b"in the cache only".to_vec()]);

@@ -20,19 +20,25 @@ struct Sample {
 
 fn sample() -> Sample {
     let disk = SimDisk::new(3);
-    let mut lane =
-        open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens").lane.expect("writable");
+    let mut lane = open(&disk, LaneId::Fast, SEGMENT as u64)
+        .expect("opens")
+        .lane
+        .expect("writable");
     commit(&mut lane, &[vec![1; 100], vec![2; 50]]).expect("commits");
     commit(&mut lane, &[vec![3; 5000]]).expect("commits");
     commit(&mut lane, &[vec![4; 300]]).expect("commits");
     drop(lane);
-    let mut lane =
-        open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens").lane.expect("writable");
+    let mut lane = open(&disk, LaneId::Fast, SEGMENT as u64)
+        .expect("opens")
+        .lane
+        .expect("writable");
     // The fence took one block, this takes the last: the tail is exactly full.
     commit(&mut lane, &[vec![5; 700], vec![6; 1]]).expect("commits");
     drop(lane);
-    let mut lane =
-        open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens").lane.expect("writable");
+    let mut lane = open(&disk, LaneId::Fast, SEGMENT as u64)
+        .expect("opens")
+        .lane
+        .expect("writable");
     commit(&mut lane, &[vec![7; 90], vec![8; 900]]).expect("commits");
     drop(lane);
     drop(open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens"));
@@ -41,7 +47,12 @@ fn sample() -> Sample {
     assert_eq!((seen.len(), disk.names().len()), (8, 4));
     let names = disk.names();
     let images = names.iter().map(|name| disk.peek(name)).collect();
-    Sample { disk, names, images, seen }
+    Sample {
+        disk,
+        names,
+        images,
+        seen,
+    }
 }
 
 impl Sample {
@@ -49,7 +60,8 @@ impl Sample {
     fn with(&self, which: usize, image: Vec<u8>) -> (Scan, Vec<Seen>) {
         self.disk.poke(&self.names[which], image);
         let result = look(&self.disk, LaneId::Fast).expect("reads");
-        self.disk.poke(&self.names[which], self.images[which].clone());
+        self.disk
+            .poke(&self.names[which], self.images[which].clone());
         result
     }
 
@@ -59,7 +71,10 @@ impl Sample {
         assert_eq!(seen, &self.seen[..seen.len()], "{what}: not a prefix");
         // Only the very last batch can be mistaken for a torn tail.
         if seen.len() < self.seen.len() - 2 {
-            assert!(scan.corruption.is_some(), "{what}: a middle record silently gone");
+            assert!(
+                scan.corruption.is_some(),
+                "{what}: a middle record silently gone"
+            );
         }
         scan.corruption.is_some() || !scan.cuts.is_empty()
     }
@@ -72,7 +87,11 @@ fn every_flipped_bit_is_reported() {
     for (which, image) in sample.images.iter().enumerate() {
         for at in 0..image.len() {
             // Every bit of the headers, one of every other byte.
-            let bits = if at % BLOCK < 256 { 0..8 } else { at % 8..at % 8 + 1 };
+            let bits = if at % BLOCK < 256 {
+                0..8
+            } else {
+                at % 8..at % 8 + 1
+            };
             for bit in bits {
                 let mut bad = image.clone();
                 bad[at] ^= 1 << bit;
@@ -116,7 +135,10 @@ fn every_zeroed_end_is_reported() {
             let reported = sample.check(&found, &what);
             // Where nothing of the last batch is left, nothing can tell: a log's own end is the
             // one thing that it can't check. (Only a copy elsewhere could.)
-            let first = image[from..].iter().position(|b| *b != 0).map_or(0, |at| from + at);
+            let first = image[from..]
+                .iter()
+                .position(|b| *b != 0)
+                .map_or(0, |at| from + at);
             let whole_blocks = first % BLOCK == 0;
             let tail = which == sample.names.len() - 2;
             assert!(reported || (tail && whole_blocks), "{what}: not reported");
@@ -171,7 +193,10 @@ fn a_stale_batch_is_not_taken_for_new() {
     disk.poke(&name, before);
     drop(open());
     let mut image = disk.peek(&name);
-    assert!(image[2 * BLOCK..3 * BLOCK] != stale[2 * BLOCK..3 * BLOCK], "fences bear their time");
+    assert!(
+        image[2 * BLOCK..3 * BLOCK] != stale[2 * BLOCK..3 * BLOCK],
+        "fences bear their time"
+    );
     image[3 * BLOCK..].copy_from_slice(&stale[3 * BLOCK..]);
     disk.poke(&name, image);
     let (scan, seen) = look(&disk, LaneId::Fast).expect("reads");

@@ -31,8 +31,13 @@ async fn workload(journal: &Journal) -> (Vec<usize>, Vec<usize>) {
             fast.push(i);
         }
         if i % 3 == 0 {
-            let meta = SnapshotMeta { kind: 2, episode: [i as u8; 16] };
-            let answer = journal.store_snapshot(meta, Bytes::from(vec![i as u8; 20_000])).await;
+            let meta = SnapshotMeta {
+                kind: 2,
+                episode: [i as u8; 16],
+            };
+            let answer = journal
+                .store_snapshot(meta, Bytes::from(vec![i as u8; 20_000]))
+                .await;
             observe(&answer, &mut dead[1]);
             if let Ok(reference) = answer {
                 safe.push(i);
@@ -61,7 +66,10 @@ async fn kth_failure(call: Call, k: u64, how: How) -> bool {
     let disk = SimDisk::new(k);
     // The failing call may be one of a reopening, so there is something to reopen.
     let (journal, _) = open(&disk).expect("opens");
-    journal.append(vec![record(vec![255; 10])]).await.expect("appends");
+    journal
+        .append(vec![record(vec![255; 10])])
+        .await
+        .expect("appends");
     journal.close().await.expect("closes");
     disk.power_cycle();
     disk.fail(call, k, how);
@@ -73,7 +81,10 @@ async fn kth_failure(call: Call, k: u64, how: How) -> bool {
                 let poisoned = matches!(journal.health(), JournalHealth::Poisoned { .. });
                 let failed = acknowledged.0.len() < 24 || acknowledged.1.len() < 8;
                 assert!(!failed || disk.faulted(), "{what}: failed without a fault");
-                assert!(poisoned || !failed || how == How::Errno(libc::ENOSPC), "{what}");
+                assert!(
+                    poisoned || !failed || how == How::Errno(libc::ENOSPC),
+                    "{what}"
+                );
                 journal.close().await.expect("closes");
                 acknowledged
             } else {
@@ -87,16 +98,26 @@ async fn kth_failure(call: Call, k: u64, how: How) -> bool {
     disk.power_cycle();
     let (journal, recovered) = open(&disk).expect("no fault is armed");
     assert_eq!(recovered.corruption, [], "{what}");
-    let found: Vec<_> = recovered.records.iter().map(|(_, _, r)| r.payload.clone()).collect();
+    let found: Vec<_> = recovered
+        .records
+        .iter()
+        .map(|(_, _, r)| r.payload.clone())
+        .collect();
     assert_eq!(found[0], vec![255; 10]);
     for (n, i) in acknowledged.0.iter().enumerate() {
         assert_eq!(found[1 + n], payload(*i), "{what}: lost or out of order");
     }
-    assert!(found.len() <= 2 + acknowledged.0.len(), "{what}: more than one unacknowledged");
+    assert!(
+        found.len() <= 2 + acknowledged.0.len(),
+        "{what}: more than one unacknowledged"
+    );
     for (n, i) in acknowledged.1.iter().enumerate() {
         let (reference, meta) = &recovered.snapshots[n];
         assert_eq!(meta.episode, [*i as u8; 16], "{what}");
-        assert_eq!(journal.read_snapshot(reference).expect("reads"), vec![*i as u8; 20_000]);
+        assert_eq!(
+            journal.read_snapshot(reference).expect("reads"),
+            vec![*i as u8; 20_000]
+        );
     }
     journal.close().await.expect("closes");
     happened
@@ -106,7 +127,9 @@ async fn kth_failure(call: Call, k: u64, how: How) -> bool {
 async fn the_kth_failure_of_every_call() {
     let mut runs = 0;
     for call in Call::ALL {
-        let mut hows = vec![libc::EIO, libc::ENOSPC, libc::EINTR].into_iter().map(How::Errno);
+        let mut hows = vec![libc::EIO, libc::ENOSPC, libc::EINTR]
+            .into_iter()
+            .map(How::Errno);
         let short = (call == Call::Write).then_some(How::Short);
         for how in hows.by_ref().chain(short) {
             for k in 1.. {
@@ -139,21 +162,39 @@ async fn a_full_disk_refuses_keeps_the_reserve_and_recovers() {
         }
         assert!(stored < 200, "never full");
     };
-    let JournalError::Full { lane: LaneId::Fast, reserve_bytes, .. } = full else {
+    let JournalError::Full {
+        lane: LaneId::Fast,
+        reserve_bytes,
+        ..
+    } = full
+    else {
         panic!("{full}")
     };
     assert_eq!(reserve_bytes, 32 << 10);
-    assert!(matches!(journal.health(), JournalHealth::Full { .. }), "{:?}", journal.health());
-    let outcome = journal.append_outcome(vec![record(b"rolled back".to_vec())]).await;
+    assert!(
+        matches!(journal.health(), JournalHealth::Full { .. }),
+        "{:?}",
+        journal.health()
+    );
+    let outcome = journal
+        .append_outcome(vec![record(b"rolled back".to_vec())])
+        .await;
     let Lsn(last) = outcome.expect("the reserve is for this");
     assert_eq!(last, stored as u64 + 1, "a refused call takes no number");
     // The reserve holds what it promises: 32 KiB are seven more batches of one block at least.
     for _ in 0..6 {
-        journal.append_outcome(vec![record(vec![0; 9])]).await.expect("the reserve");
+        journal
+            .append_outcome(vec![record(vec![0; 9])])
+            .await
+            .expect("the reserve");
     }
     disk.set_capacity(u64::MAX);
     let mut waited = 0;
-    while journal.append(vec![record(b"again".to_vec())]).await.is_err() {
+    while journal
+        .append(vec![record(b"again".to_vec())])
+        .await
+        .is_err()
+    {
         waited += 1;
         assert!(waited < 500, "never recovers");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -170,12 +211,18 @@ async fn a_full_disk_refuses_keeps_the_reserve_and_recovers() {
 async fn opening_on_a_full_disk_still_reads_and_uses_what_is_prepared() {
     let disk = SimDisk::new(1);
     let (journal, _) = open(&disk).expect("opens");
-    journal.append(vec![record(payload(1))]).await.expect("appends");
+    journal
+        .append(vec![record(payload(1))])
+        .await
+        .expect("appends");
     journal.close().await.expect("closes");
     disk.set_capacity(0);
     let (journal, recovered) = open(&disk).expect("a full disk is no reason not to start");
     assert_eq!(recovered.records.len(), 1);
-    journal.append_outcome(vec![record(payload(2))]).await.expect("the tail has room");
+    journal
+        .append_outcome(vec![record(payload(2))])
+        .await
+        .expect("the tail has room");
     journal.close().await.expect("closes");
 }
 
@@ -206,7 +253,10 @@ async fn concurrent_callers_share_commits() {
     }
     let syncs = disk.count(Call::SyncData) - before;
     let stats = journal.stats().fast.expect("writable");
-    println!("{} records in {} commits, {syncs} syncs", stats.records, stats.commits);
+    println!(
+        "{} records in {} commits, {syncs} syncs",
+        stats.records, stats.commits
+    );
     assert_eq!((stats.records, stats.queue_depth), (640, 0));
     assert!(syncs < 160, "{syncs} syncs for 320 calls");
     assert!(stats.sync.p50_us >= 2000 && stats.append.count == 320);
@@ -219,7 +269,11 @@ async fn concurrent_callers_share_commits() {
     assert_eq!(recovered.records.len(), 640);
     for (i, pair) in recovered.records.chunks(2).enumerate() {
         assert_eq!(pair[0].0.0, 1 + 2 * i as u64);
-        assert_eq!(pair[0].2.payload[..], pair[1].2.payload[..2], "records of a call together");
+        assert_eq!(
+            pair[0].2.payload[..],
+            pair[1].2.payload[..2],
+            "records of a call together"
+        );
     }
     lsns.sort_unstable();
     let expected: Vec<u64> = (0..320).map(|i| 1 + 2 * i).collect();
@@ -231,34 +285,58 @@ async fn corruption_makes_the_journal_read_only_and_changes_nothing() {
     let disk = SimDisk::new(1);
     let (journal, _) = open(&disk).expect("opens");
     for i in 0..3 {
-        journal.append(vec![record(payload(i))]).await.expect("appends");
+        journal
+            .append(vec![record(payload(i))])
+            .await
+            .expect("appends");
     }
     journal.close().await.expect("closes");
     let name = "fast-0000000000000001.seg";
     let mut image = disk.peek(name);
     image[4096 + 200] ^= 1;
     disk.poke(name, image);
-    let before: Vec<_> = disk.names().iter().map(|name| (name.clone(), disk.peek(name))).collect();
+    let before: Vec<_> = disk
+        .names()
+        .iter()
+        .map(|name| (name.clone(), disk.peek(name)))
+        .collect();
     let (journal, recovered) = open(&disk).expect("opens read-only");
     assert_eq!(recovered.records.len(), 0, "the prefix before the damage");
-    let [corruption] = &recovered.corruption[..] else { panic!("{:?}", recovered.corruption) };
+    let [corruption] = &recovered.corruption[..] else {
+        panic!("{:?}", recovered.corruption)
+    };
     assert_eq!((corruption.segment, corruption.offset), (1, 4096));
     assert!(matches!(journal.health(), JournalHealth::Corrupt { .. }));
     let refused = journal.append(vec![record(payload(9))]).await;
-    assert!(matches!(refused, Err(JournalError::ReadOnly(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(JournalError::ReadOnly(_))),
+        "{refused:?}"
+    );
     journal.close().await.expect("closes");
-    let after: Vec<_> = disk.names().iter().map(|name| (name.clone(), disk.peek(name))).collect();
+    let after: Vec<_> = disk
+        .names()
+        .iter()
+        .map(|name| (name.clone(), disk.peek(name)))
+        .collect();
     assert!(before == after, "a read-only journal wrote");
 }
 
 #[tokio::test]
 async fn a_refused_direct_io_is_reported_and_survived() {
     let disk = SimDisk::new(1);
-    let refused = DirectIo::Refused { reason: "Invalid argument".to_owned() };
+    let refused = DirectIo::Refused {
+        reason: "Invalid argument".to_owned(),
+    };
     disk.set_direct(refused.clone());
     let (journal, _) = open(&disk).expect("opens");
-    let meta = SnapshotMeta { kind: 2, episode: [0; 16] };
-    journal.store_snapshot(meta, Bytes::from(vec![1; 30_000])).await.expect("stores");
+    let meta = SnapshotMeta {
+        kind: 2,
+        episode: [0; 16],
+    };
+    journal
+        .store_snapshot(meta, Bytes::from(vec![1; 30_000]))
+        .await
+        .expect("stores");
     assert_eq!(journal.stats().safe.expect("writable").direct_io, refused);
     journal.close().await.expect("closes");
     disk.power_cycle();
@@ -268,15 +346,24 @@ async fn a_refused_direct_io_is_reported_and_survived() {
 #[tokio::test]
 async fn a_coarser_device_gets_coarser_segments() {
     let disk = SimDisk::new(1);
-    let meta = SnapshotMeta { kind: 2, episode: [0; 16] };
+    let meta = SnapshotMeta {
+        kind: 2,
+        episode: [0; 16],
+    };
     let bytes = Bytes::from(vec![1; 9_000]);
     let (journal, _) = open(&disk).expect("opens");
-    let fine = journal.store_snapshot(meta, bytes.clone()).await.expect("stores");
+    let fine = journal
+        .store_snapshot(meta, bytes.clone())
+        .await
+        .expect("stores");
     journal.close().await.expect("closes");
     disk.power_cycle();
     disk.set_direct(DirectIo::Used { alignment: 16384 });
     let (journal, _) = open(&disk).expect("opens");
-    let coarse = journal.store_snapshot(meta, bytes.clone()).await.expect("stores");
+    let coarse = journal
+        .store_snapshot(meta, bytes.clone())
+        .await
+        .expect("stores");
     assert!(coarse.segment > fine.segment);
     journal.close().await.expect("closes");
     let (journal, recovered) = open(&disk).expect("opens");

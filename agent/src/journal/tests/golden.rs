@@ -15,7 +15,11 @@ fn version_1_is_read() {
     file.write_at(V1, 0).expect("writes");
     let (scan, seen) = look(&disk, LaneId::Fast).expect("reads");
     assert_eq!((scan.corruption, scan.cuts), (None, vec![]));
-    let expected = [(1, b"accepted".to_vec()), (2, vec![]), (3, vec![0xA5; 5000])];
+    let expected = [
+        (1, b"accepted".to_vec()),
+        (2, vec![]),
+        (3, vec![0xA5; 5000]),
+    ];
     assert_eq!(seen, expected);
     assert_eq!(scan.uuid, Some([7; 16]));
 }
@@ -25,7 +29,12 @@ fn version_1_is_read() {
 #[ignore = "writes the golden file of the current version; for a new version only"]
 fn write_golden_file() {
     let disk = SimDisk::new(1);
-    let open = || super::open(&disk, LaneId::Fast, 6 * 4096).expect("opens").lane.expect("new");
+    let open = || {
+        super::open(&disk, LaneId::Fast, 6 * 4096)
+            .expect("opens")
+            .lane
+            .expect("new")
+    };
     super::commit(&mut open(), &[b"accepted".to_vec(), vec![]]).expect("commits");
     super::commit(&mut open(), &[vec![0xA5; 5000]]).expect("commits");
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/journal/golden/v1.seg");
@@ -35,14 +44,22 @@ fn write_golden_file() {
 #[test]
 fn a_newer_version_is_named_not_guessed() {
     let mut block = V1[..4096].to_vec();
-    let SegmentState::Valid(header) = SegmentHeader::decode(&block) else { panic!("golden") };
+    let SegmentState::Valid(header) = SegmentHeader::decode(&block) else {
+        panic!("golden")
+    };
     header.encode(&mut block);
-    assert!(matches!(SegmentHeader::decode(&block), SegmentState::Valid(_)));
+    assert!(matches!(
+        SegmentHeader::decode(&block),
+        SegmentState::Valid(_)
+    ));
     block[16] = 2;
     let check = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &block[16..]);
     block[8..16].copy_from_slice(&check.to_le_bytes());
     let state = SegmentHeader::decode(&block);
-    assert!(matches!(state, SegmentState::Invalid(Damage::Version(2))), "{state:?}");
+    assert!(
+        matches!(state, SegmentState::Invalid(Damage::Version(2))),
+        "{state:?}"
+    );
 }
 
 proptest::proptest! {
