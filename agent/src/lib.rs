@@ -21,9 +21,4 @@ pub mod remedy;
 pub mod routing;
 pub mod sampling;
 pub mod verify;
-
-/// A file a subcommand.
-pub mod cli {
-    pub mod check;
-    pub mod test_rules;
-}
+pub mod cli;
