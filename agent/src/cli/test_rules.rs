@@ -47,7 +47,7 @@ pub fn test_rules(paths: &[PathBuf]) -> anyhow::Result<u8> {
         }
     }
     println!("{passed} passed, {failed} failed");
-    Ok(i32::from(failed > 0 || passed == 0))
+    Ok(u8::from(failed > 0 || passed == 0))
 }
 
 fn report(findings: &[Finding]) -> u8 {
