@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-
 /// Everything is well.
 pub const EXIT_OK: u8 = 0;
 /// The command worked and found something wrong.
@@ -57,8 +56,8 @@ impl Cli {
     /// Runs the command; the result is the process' exit code.
     pub fn run(self) -> anyhow::Result<u8> {
         match self.command {
-            Command::Check(Check::Rules { files }) => check::check_rules(&files),
-            Command::Test(Test::Rules { files }) => test_rules::test_rules(&files),
+            Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
+            Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
         }
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod incident;
 
+pub mod cli;
 pub mod diagnosis;
 pub mod evidence;
 pub mod intake;
@@ -21,4 +22,3 @@ pub mod remedy;
 pub mod routing;
 pub mod sampling;
 pub mod verify;
-pub mod cli;
