@@ -12,17 +12,13 @@
 
 pub mod incident;
 
+pub mod cli;
 pub mod diagnosis;
 pub mod evidence;
 pub mod intake;
 pub mod journal;
+pub mod ledger;
 pub mod remedy;
 pub mod routing;
 pub mod sampling;
 pub mod verify;
-
-/// A file a subcommand.
-pub mod cli {
-    pub mod check;
-    pub mod test_rules;
-}
