@@ -1,1 +1,81 @@
-//! Stage: diagnosis.
+//! Stage: diagnosis. Rules prune, naive Bayes ranks, and the answer says what it rests on.
+//!
+//! Pure: no clock, no I/O but [`RuleSet::load`], which reads rule files. The same code ranks live
+//! evidence, recordings and the cases of `paramedic test rules`.
+//!
+//! - [`rules`]: what a rule file may say, checked with file, line and column;
+//! - [`features`]: readings by name, derived ones included;
+//! - `culprit`: which cgroup stands out;
+//! - `bayes`: weights of evidence, posteriors, caps and the verdict;
+//! - [`cases`]: evidence in, ranking out, for testing rules;
+//! - [`explain`]: the same for people.
+
+mod bayes;
+pub mod cases;
+mod culprit;
+mod explain;
+pub mod features;
+pub mod rules;
+
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use bayes::diagnose;
+pub use explain::explain;
+pub use rules::{Finding, RuleSet, SeriesQuery};
+
+/// Bars and weights of the ranking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiagnosisConfig {
+    /// Posterior from which a diagnosis may be acted upon. 0.5 to 0.99.
+    pub act_threshold: f64,
+    /// Prior weight of "none of the causes that the rules know", on the scale of the rules' own
+    /// priors. Above 0, at most 10.
+    pub unknown_prior: f64,
+    /// Share of its weight of evidence that a partial reading keeps. 0 to 1.
+    pub partial_weight: f64,
+    /// Highest posterior of a hypothesis that rests on a partial reading. 0.5 to 1.
+    pub partial_cap: f64,
+    /// Highest posterior of all: naive Bayes takes features for independent and is too sure of
+    /// itself; no rule is right more often than this. 0.5 to 1.
+    pub posterior_cap: f64,
+    /// Whether a decisive reading may be partial (its weight lowered, the posterior capped). When
+    /// false, as shipped, a partial decisive reading makes the diagnosis inconclusive.
+    pub decisive_may_be_partial: bool,
+}
+
+impl Default for DiagnosisConfig {
+    fn default() -> Self {
+        Self {
+            act_threshold: 0.8,
+            unknown_prior: 0.3,
+            partial_weight: 0.5,
+            partial_cap: 0.9,
+            posterior_cap: 0.99,
+            decisive_may_be_partial: false,
+        }
+    }
+}
+
+impl DiagnosisConfig {
+    /// What is out of bounds, one sentence a field; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        let bounds = [
+            ("act_threshold", self.act_threshold, 0.5, 0.99),
+            ("unknown_prior", self.unknown_prior, f64::MIN_POSITIVE, 10.0),
+            ("partial_weight", self.partial_weight, 0.0, 1.0),
+            ("partial_cap", self.partial_cap, 0.5, 1.0),
+            ("posterior_cap", self.posterior_cap, 0.5, 1.0),
+        ];
+        bounds
+            .iter()
+            .filter(|(_, value, low, high)| !(low..=high).contains(&value))
+            .map(|(name, value, low, high)| {
+                format!("diagnosis.{name} is {value}, not within {low} to {high}")
+            })
+            .collect()
+    }
+}

@@ -12,10 +12,12 @@
 
 pub mod incident;
 
+pub mod cli;
 pub mod diagnosis;
 pub mod evidence;
 pub mod intake;
 pub mod journal;
+pub mod ledger;
 pub mod remedy;
 pub mod routing;
 pub mod sampling;

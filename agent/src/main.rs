@@ -1,2 +1,16 @@
 //! The command line of Paramedic.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = paramedic::cli::Cli::parse();
+    match cli.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("paramedic: {error:#}");
+            ExitCode::from(paramedic::cli::EXIT_TROUBLE)
+        }
+    }
+}

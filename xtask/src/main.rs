@@ -1,2 +1,112 @@
 //! `cargo xtask …`: one enum of commands, a module each.
-fn main() {}
+
+mod build;
+mod kernels;
+mod lint;
+mod setup;
+mod sh;
+mod test;
+mod vm;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+
+use kernels::Series;
+
+/// Builds, tests and shows Paramedic.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what building, testing and the demo need; does nothing the second time
+    Setup,
+    /// Build the probes, then the agent
+    Build,
+    /// Format, clippy (host and BPF), documentation, licences, tidiness
+    Lint,
+    /// Every test, those on real kernels in a VM included
+    Test {
+        /// Only this part
+        #[arg(value_enum)]
+        part: Option<test::Part>,
+    },
+    /// Run a command as root on another kernel, on this machine's files, read-only
+    Vm {
+        /// Which kernel
+        #[arg(long, value_enum, default_value = "6.12")]
+        kernel: Series,
+        /// Seconds for the whole run
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// Memory in MiB
+        #[arg(long, default_value_t = 2048)]
+        memory: u32,
+        /// Virtual CPUs
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+        /// Size in MiB of an ext4 disk at /run/disk; 0 for none
+        #[arg(long, default_value_t = 512)]
+        disk: u32,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+    /// Inside the VM: run test programs one after another
+    #[command(hide = true)]
+    RunTests { programs: Vec<OsString> },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Setup => setup::setup(&setup::Part::ALL).map(|()| 0),
+        Command::Build => {
+            setup::setup(&[setup::Part::Bpf])?;
+            build::build().map(|()| 0)
+        }
+        Command::Lint => {
+            setup::setup(&[setup::Part::Bpf])?;
+            lint::lint().map(|()| 0)
+        }
+        Command::Test { part } => {
+            setup::setup(&setup::Part::ALL)?;
+            test::test(part)
+        }
+        Command::Vm {
+            kernel,
+            timeout,
+            memory,
+            cpus,
+            disk,
+            command,
+        } => {
+            setup::setup(&[setup::Part::Vm])?;
+            let vm = vm::Vm {
+                series: kernel,
+                timeout: Duration::from_secs(timeout),
+                memory_mib: memory,
+                cpus,
+                disk_mib: disk,
+                env: Vec::new(),
+            };
+            let status = vm.run(&command, |line| println!("{line}"))?;
+            Ok(u8::try_from(status).unwrap_or(1))
+        }
+        Command::RunTests { programs } => test::run_inside(&programs),
+    }
+}

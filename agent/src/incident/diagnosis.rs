@@ -58,6 +58,9 @@ pub struct Culprit {
 pub struct WeighedFeature {
     /// The feature's id in the rule.
     pub id: String,
+    /// What the rule says it means when the test holds, for people.
+    #[serde(default)]
+    pub says: String,
     /// The comparison.
     pub test: FeatureTest,
     /// Value seen; `None` when the reading was missing.

@@ -228,3 +228,24 @@ pub enum Entry {
         at: Timestamp,
     },
 }
+
+impl Entry {
+    /// The entry's name as it stands in the journal.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::Seen { .. } => "seen",
+            Self::Resolved { .. } => "resolved",
+            Self::Diagnosed { .. } => "diagnosed",
+            Self::Refused { .. } => "refused",
+            Self::Intended { .. } => "intended",
+            Self::Applied { .. } => "applied",
+            Self::Collected { .. } => "collected",
+            Self::Verified { .. } => "verified",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::TakenOver { .. } => "taken_over",
+            Self::Failed { .. } => "failed",
+            Self::Closed { .. } => "closed",
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
+
+mod check;
+mod test_rules;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Everything is well.
+pub const EXIT_OK: u8 = 0;
+/// The command worked and found something wrong.
+pub const EXIT_FINDINGS: u8 = 1;
+/// The command could not do its work.
+pub const EXIT_TROUBLE: u8 = 2;
+
+/// The first responder on a Linux node.
+#[derive(Debug, Parser)]
+#[command(name = "paramedic", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration or rules; prints file:line:column, exits 1 on findings
+    #[command(subcommand)]
+    Check(Check),
+    /// Run the cases beside the rules
+    #[command(subcommand)]
+    Test(Test),
+}
+
+#[derive(Debug, Subcommand)]
+enum Check {
+    /// Rule files or folders
+    Rules {
+        /// Files or folders
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Test {
+    /// Case files or folders of them
+    Rules {
+        /// Files or folders
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+impl Cli {
+    /// Runs the command; the result is the process' exit code.
+    pub fn run(self) -> anyhow::Result<u8> {
+        match self.command {
+            Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
+            Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `paramedic diagnose`: one diagnosis of this host now, with nothing recorded and nothing done.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use jiff::Timestamp;
+
+use super::EXIT_OK;
+use crate::{
+    config::Config,
+    diagnosis::{self, RuleSet, explain},
+    evidence::{Recorder, probes::Probes},
+    incident::{Alert, AlertStatus, Fingerprint, Source},
+};
+
+/// Arguments of `paramedic diagnose`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file; the defaults if left out
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Seconds to watch before the diagnosis
+    #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    seconds: u64,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Watches this host and prints the ranked answer.
+pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
+    let config = match &args.config {
+        Some(file) => Config::load(file)?,
+        None => Config::shipped(),
+    };
+    let rules = RuleSet::from_dirs(&config.rules.dirs)
+        .map_err(|findings| anyhow::anyhow!("the rules were refused:\n{}", diagnosis::list(&findings)))?;
+    let probes = Arc::new(Probes::start(&config.probes));
+    let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
+    let window = Duration::from_secs(args.seconds);
+    std::thread::sleep(window);
+    let evidence = recorder.evidence(window);
+    let labels = [("alertname".to_owned(), "manual".to_owned())].into();
+    let alert = Alert {
+        status: AlertStatus::Firing,
+        fingerprint: Fingerprint::of(&labels),
+        labels,
+        annotations: [].into(),
+        starts_at: Timestamp::now(),
+        ends_at: None,
+    };
+    let answer = diagnosis::diagnose(&rules, &alert, &Source::Manual, &evidence, &config.diagnosis);
+    if args.json {
+        let out = serde_json::json!({ "diagnosis": answer, "evidence": evidence });
+        println!("{}", serde_json::to_string_pretty(&out)?);
+    } else {
+        print!("{}", explain(&answer));
+        for gap in evidence.coverage.iter().filter(|source| !source.complete) {
+            println!("  {}: {}", gap.source, gap.note);
+        }
+    }
+    Ok(EXIT_OK)
+}

@@ -1,0 +1,127 @@
+//! `paramedic incidents list|show|export`: reads the journal, writes nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+
+use super::{EXIT_FINDINGS, EXIT_OK};
+use crate::{
+    config::Config,
+    incident::{Entry, EpisodeId},
+    ledger::{self, Incident, Index},
+    report::{incident_table, incident_text},
+};
+
+/// Incidents read into memory at most; the newest win.
+const INCIDENTS_MAX: usize = 100_000;
+
+/// Arguments of `paramedic incidents`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The agent's state directory
+    #[arg(long, global = true, conflicts_with = "config")]
+    state_dir: Option<PathBuf>,
+    /// The agent's configuration file, to find its state directory
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One line an incident, newest first
+    List {
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// One incident: what happened, why, and what was done
+    Show {
+        /// `ep-…`, or the beginning of one
+        id: String,
+    },
+    /// One incident with its evidence, as JSON
+    Export {
+        /// `ep-…`, or the beginning of one
+        id: String,
+    },
+}
+
+/// Runs the subcommand.
+pub fn incidents(args: Args) -> anyhow::Result<u8> {
+    let dir = journal_dir(args.state_dir.as_deref(), args.config.as_deref())?;
+    if !dir.is_dir() {
+        bail!(
+            "no journal at {}: name the agent's folder with --state-dir or its file with --config",
+            dir.display()
+        );
+    }
+    let (index, found) = ledger::read(&dir, INCIDENTS_MAX)
+        .with_context(|| format!("cannot read the journal at {}", dir.display()))?;
+    for (lsn, why) in &found.unreadable {
+        eprintln!("paramedic: record {} cannot be decoded: {why}", lsn.0);
+    }
+    for corruption in &found.corruption {
+        eprintln!("paramedic: {corruption}");
+    }
+    match args.command {
+        Command::List { limit } => {
+            let summaries: Vec<_> = index.iter().rev().take(limit).map(Incident::summary).collect();
+            if args.json {
+                println!("{}", serde_json::to_string_pretty(&summaries)?);
+            } else {
+                print!("{}", incident_table(&summaries));
+            }
+        }
+        Command::Show { id } => {
+            let incident = find(&index, &id)?;
+            if args.json {
+                println!("{}", serde_json::to_string_pretty(incident)?);
+            } else {
+                print!("{}", incident_text(incident));
+            }
+        }
+        Command::Export { id } => {
+            let incident = find(&index, &id)?;
+            let evidence: Vec<_> = incident
+                .entries
+                .iter()
+                .filter_map(|line| match &line.entry {
+                    Entry::Diagnosed { snapshot: Some(reference), .. } => {
+                        Some(ledger::read_evidence(&dir, reference).map_err(anyhow::Error::msg))
+                    }
+                    _ => None,
+                })
+                .collect::<anyhow::Result<_>>()?;
+            let export = serde_json::json!({ "incident": incident, "evidence": evidence });
+            println!("{}", serde_json::to_string_pretty(&export)?);
+        }
+    }
+    Ok(if found.corruption.is_empty() { EXIT_OK } else { EXIT_FINDINGS })
+}
+
+fn journal_dir(state_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<PathBuf> {
+    Ok(match (state_dir, config) {
+        (Some(dir), _) => dir.join("journal"),
+        (None, Some(file)) => Config::load(file)?.journal.dir,
+        (None, None) => Config::shipped().journal.dir,
+    })
+}
+
+/// By full id or unambiguous beginning.
+fn find<'a>(index: &'a Index, id: &str) -> anyhow::Result<&'a Incident> {
+    if let Some(incident) = id.parse::<EpisodeId>().ok().and_then(|id| index.get(id)) {
+        return Ok(incident);
+    }
+    let mut matches = index.iter().filter(|incident| incident.id.to_string().starts_with(id));
+    match (matches.next(), matches.next()) {
+        (Some(incident), None) => Ok(incident),
+        (Some(_), Some(_)) => bail!("incident {id:?} is ambiguous: give more of it"),
+        _ => bail!("no incident {id:?}: `paramedic incidents list` shows what there is"),
+    }
+}

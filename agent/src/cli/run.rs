@@ -1,0 +1,48 @@
+//! `paramedic run` and `paramedic check config`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::{EXIT_FINDINGS, EXIT_OK};
+use crate::{
+    app::App,
+    config::Config,
+    telemetry::{self, LogFormat},
+};
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(super) fn run(config: Option<&Path>, log_format: LogFormat) -> anyhow::Result<u8> {
+    telemetry::init(log_format);
+    let config = match config {
+        Some(file) => Config::load(file).context("the configuration was refused")?,
+        None => Config::shipped(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_name("paramedic")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let app = App::build(config)?;
+        app.run().await
+    })?;
+    Ok(EXIT_OK)
+}
+
+/// Checks configuration files.
+pub(super) fn check_config(files: &[PathBuf]) -> u8 {
+    let mut code = EXIT_OK;
+    for file in files {
+        match Config::load(file) {
+            Ok(_) => println!("{}: ok", file.display()),
+            Err(error) => {
+                code = EXIT_FINDINGS;
+                println!("{:#}", anyhow::Error::from(error));
+            }
+        }
+    }
+    code
+}

@@ -1,0 +1,181 @@
+//! One file configures everything; one struct a stage, each beside its stage.
+//!
+//! Unknown keys are refused, and all bad fields are reported at once.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    diagnosis::DiagnosisConfig,
+    evidence::{EvidenceConfig, probes::ProbesConfig},
+    intake::IntakeConfig,
+    journal::JournalConfig,
+    remedy::RemedyConfig,
+    routing::RoutingConfig,
+    sampling::SamplingConfig,
+    verify::VerifyConfig,
+};
+
+/// Where rules come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RulesConfig {
+    /// Files or folders of rules, in place of the shipped ones. Empty = the shipped rules.
+    pub dirs: Vec<PathBuf>,
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Holds the journal (`journal/` below it) and the leases. Must be on a disk.
+    pub state_dir: PathBuf,
+    /// Incidents kept in memory for the API; older ones are read from the journal. 1 to 100,000.
+    pub incidents_max: usize,
+    /// HTTP in.
+    pub intake: IntakeConfig,
+    /// Queues.
+    pub routing: RoutingConfig,
+    /// Prometheus.
+    pub sampling: SamplingConfig,
+    /// Readers and the recorder.
+    pub evidence: EvidenceConfig,
+    /// Kernel probes.
+    pub probes: ProbesConfig,
+    /// Rules.
+    pub rules: RulesConfig,
+    /// Bars.
+    pub diagnosis: DiagnosisConfig,
+    /// What may be done.
+    pub remedy: RemedyConfig,
+    /// How recovery is checked.
+    pub verify: VerifyConfig,
+    /// The write-ahead journal. Its `dir` is `state_dir/journal` unless set.
+    pub journal: JournalConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/paramedic"),
+            incidents_max: 1000,
+            intake: IntakeConfig::default(),
+            routing: RoutingConfig::default(),
+            sampling: SamplingConfig::default(),
+            evidence: EvidenceConfig::default(),
+            probes: ProbesConfig::default(),
+            rules: RulesConfig::default(),
+            diagnosis: DiagnosisConfig::default(),
+            remedy: RemedyConfig::default(),
+            verify: VerifyConfig::default(),
+            journal: JournalConfig { dir: PathBuf::new(), ..JournalConfig::default() },
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not YAML of this shape; the message has line and column.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What is wrong there.
+        message: String,
+    },
+    /// Fields out of bounds, all of them.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    Bounds {
+        /// The file.
+        path: PathBuf,
+        /// One sentence a field.
+        problems: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration's text; `path` is for messages only.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let parsed = if text.trim().is_empty() {
+            Ok(Self::default())
+        } else {
+            serde_saphyr::from_str::<Self>(text)
+        };
+        let mut config = parsed.map_err(|error| {
+            let (line, column) =
+                error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            let error = error.without_snippet();
+            ConfigError::Syntax { path: path.to_owned(), line, column, message: error.to_string() }
+        })?;
+        config.place_journal();
+        let problems = config.problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Bounds { path: path.to_owned(), problems })
+        }
+    }
+
+    /// The defaults, ready for use.
+    pub fn shipped() -> Self {
+        let mut config = Self::default();
+        config.place_journal();
+        config
+    }
+
+    /// Moves everything below another state directory.
+    pub fn with_state_dir(mut self, dir: &Path) -> Self {
+        self.state_dir = dir.to_owned();
+        self.journal.dir = PathBuf::new();
+        self.place_journal();
+        self
+    }
+
+    fn place_journal(&mut self) {
+        if self.journal.dir.as_os_str().is_empty() {
+            self.journal.dir = self.state_dir.join("journal");
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !(1..=100_000).contains(&self.incidents_max) {
+            problems.push("incidents_max: 1 to 100000".to_owned());
+        }
+        if self.intake.listen.parse::<SocketAddr>().is_err() {
+            problems.push(format!(
+                "intake.listen: {:?} is not an address and port such as 127.0.0.1:9911",
+                self.intake.listen
+            ));
+        }
+        if let Err(found) = self.journal.validate() {
+            problems.extend(found.into_iter().map(|problem| format!("journal.{problem}")));
+        }
+        problems
+    }
+}

@@ -1,0 +1,177 @@
+//! A diagnosis as text for a tired person: who, how sure, why, why not, and what is missing.
+
+use crate::incident::{Diagnosis, Hypothesis, Quality, Verdict, WeighedFeature};
+
+/// Widest line; leaves room for a caller's indentation within 100 columns.
+const COLUMNS: usize = 86;
+/// Cells of a posterior's bar.
+const BAR: usize = 20;
+
+/// The ranked causes with posterior, culprit, evidence for and against in bits, what is missing,
+/// and the verdict. No line is wider than 86 columns.
+pub fn explain(diagnosis: &Diagnosis) -> String {
+    let mut text = String::new();
+    for (rank, hypothesis) in diagnosis.top.iter().enumerate() {
+        put(
+            &mut text,
+            &headline(
+                &format!("{}.", rank + 1),
+                &hypothesis.id,
+                hypothesis.posterior,
+                &hypothesis.title,
+            ),
+        );
+        // The first is explained in full; of the others, what decided against them.
+        if rank == 0 {
+            whole(&mut text, hypothesis);
+        } else {
+            in_short(&mut text, hypothesis);
+        }
+    }
+    put(
+        &mut text,
+        &headline("", "unknown", diagnosis.unknown, "none of the known causes"),
+    );
+    for (id, because) in &diagnosis.excluded {
+        put(&mut text, &format!("   excluded {id}: {because}"));
+    }
+    match &diagnosis.verdict {
+        Verdict::Conclusive => put(&mut text, "verdict: conclusive"),
+        Verdict::Inconclusive(why) => put(&mut text, &format!("verdict: inconclusive, {why}")),
+    }
+    text
+}
+
+fn headline(rank: &str, id: &str, posterior: f64, title: &str) -> String {
+    let percent = posterior * 100.0;
+    format!(
+        "{rank:<3}{id:<22} {} {percent:>3.0} %  {title}",
+        bar(posterior)
+    )
+}
+
+fn bar(part: f64) -> String {
+    let threshold = |cell: usize| (cell as f64 + 0.5) / BAR as f64;
+    (0..BAR)
+        .map(|cell| {
+            if part >= threshold(cell) {
+                '█'
+            } else {
+                '░'
+            }
+        })
+        .collect()
+}
+
+fn whole(text: &mut String, hypothesis: &Hypothesis) {
+    if let Some(culprit) = &hypothesis.culprit {
+        let value = number(culprit.value);
+        put(
+            text,
+            &format!(
+                "   culprit  {} ({} {value})",
+                culprit.path, culprit.chosen_by
+            ),
+        );
+    }
+    let counted = |f: &&WeighedFeature| f.bits != 0.0;
+    for feature in hypothesis.features.iter().filter(counted) {
+        let side = if feature.bits > 0.0 {
+            "for    "
+        } else {
+            "against"
+        };
+        put(
+            text,
+            &format!("   {side}  {:>+5.1} bits  {}", feature.bits, line(feature)),
+        );
+    }
+    for feature in hypothesis.features.iter().filter(|f| f.value.is_none()) {
+        let decisive = if feature.decisive { ", decisive" } else { "" };
+        put(
+            text,
+            &format!("   missing             {}{decisive}", feature.test),
+        );
+    }
+    for note in &hypothesis.notes {
+        put(text, &format!("   note     {note}"));
+    }
+}
+
+fn in_short(text: &mut String, hypothesis: &Hypothesis) {
+    let against = hypothesis.features.iter().find(|f| f.bits < 0.0);
+    let support = hypothesis.features.iter().find(|f| f.bits > 0.0);
+    for feature in [support, against].into_iter().flatten() {
+        let side = if feature.bits > 0.0 {
+            "for    "
+        } else {
+            "against"
+        };
+        put(
+            text,
+            &format!("   {side}  {:>+5.1} bits  {}", feature.bits, line(feature)),
+        );
+    }
+}
+
+/// `the CPUs are busy: host.cpu.busy 0.99 (>= 0.85)`; for a test that failed, the reading only,
+/// as what the rule says does not hold.
+fn line(feature: &WeighedFeature) -> String {
+    let value = feature.value.map_or_else(|| "missing".to_owned(), number);
+    let test = feature.test.to_string();
+    let bounds = test.strip_prefix(&feature.test.reading).unwrap_or_default();
+    let partial = match feature.quality {
+        Some(Quality::Partial) => ", partial",
+        _ => "",
+    };
+    if feature.held == Some(true) {
+        let says = &feature.says;
+        format!(
+            "{says}: {} {value} ({}{partial})",
+            feature.test.reading,
+            bounds.trim()
+        )
+    } else {
+        format!(
+            "{} is {value}, not {}{partial}",
+            feature.test.reading,
+            bounds.trim()
+        )
+    }
+}
+
+/// Three significant digits, and units of bytes for what is large.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    let (scaled, unit) = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")]
+        .into_iter()
+        .find(|(from, _)| size >= *from)
+        .map_or((value, ""), |(from, unit)| {
+            (value / if unit == "k" { 1e3 } else { from }, unit)
+        });
+    let digits = match scaled.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{scaled:.digits$}");
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{unit}")
+}
+
+/// Writes a line, cut to the columns; control characters never reach a terminal.
+fn put(text: &mut String, line: &str) {
+    let clean = line.chars().map(|c| if c.is_control() { '?' } else { c });
+    if line.chars().count() <= COLUMNS {
+        text.extend(clean);
+        text.push('\n');
+        return;
+    }
+    let cut: String = clean.take(COLUMNS - 1).collect();
+    text.push_str(&cut);
+    text.push_str("…\n");
+}

@@ -1,0 +1,247 @@
+//! Readings by their full name, as rules and recovery tests write them.
+//!
+//! Beside the readings that [`Evidence`] documents there are derived ones, ratios that mean the same
+//! on two CPUs and on two hundred:
+//! - `host.forks_per_cpu_s`, `host.execs_per_cpu_s`, and the same of `culprit.`: per second and CPU;
+//! - `culprit.mem.exhausts_in_s`: seconds until the node's available memory is gone at the
+//!   culprit's growth; [`NEVER_S`] when it does not grow;
+//! - `top_share.READING` (any reading of cgroups): share of the largest leaf in the whole, 0 to 1.
+
+use crate::incident::{CgroupFacts, CgroupId, Evidence, Quality, Reading, Series};
+
+use super::culprit;
+
+/// What `culprit.mem.exhausts_in_s` says of memory that does not grow: 31 years.
+pub const NEVER_S: f64 = 1e9;
+
+/// Readings of the node, without `host.`.
+const HOST: &[&str] = &[
+    "cpu.busy",
+    "cpu.iowait",
+    "cpu.steal",
+    "cpu.count",
+    "load.runnable_per_cpu",
+    "psi.cpu.some",
+    "psi.cpu.full",
+    "psi.memory.some",
+    "psi.memory.full",
+    "psi.io.some",
+    "psi.io.full",
+    "mem.available",
+    "mem.total_bytes",
+    "mem.reclaim_per_s",
+    "mem.major_faults_per_s",
+    "mem.oom_kills",
+    "swap.used",
+    "disk.util",
+    "disk.await_s",
+    "fs.used",
+    "fs.inodes_used",
+    "forks_per_s",
+    "execs_per_s",
+    "procs",
+];
+
+/// Readings of a cgroup, without `culprit.` or `top_share.`.
+const CGROUP: &[&str] = &[
+    "cpu.cores",
+    "cpu.share",
+    "cpu.throttled",
+    "cpu.psi",
+    "mem.bytes",
+    "mem.share",
+    "mem.growth_bytes_per_s",
+    "mem.anon_share",
+    "mem.oom_kills",
+    "mem.psi",
+    "io.bytes_per_s",
+    "io.share",
+    "io.psi",
+    "pids",
+    "pids.growth_per_s",
+    "forks_per_s",
+    "forks.share",
+    "execs_per_s",
+    "exits_per_s",
+    "syscall.errors_per_s",
+];
+
+const PER_CPU: &[(&str, &str)] = &[
+    ("forks_per_cpu_s", "forks_per_s"),
+    ("execs_per_cpu_s", "execs_per_s"),
+];
+const EXHAUSTS: &str = "mem.exhausts_in_s";
+const BYSTANDERS: &[(&str, &str)] = &[
+    ("psi.cpu", "cpu.psi"),
+    ("psi.memory", "mem.psi"),
+    ("psi.io", "io.psi"),
+];
+
+/// Where a full name of a reading leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// The node.
+    Host(&'a str),
+    /// The hypothesis' culprit.
+    Culprit(&'a str),
+    /// All leaves that are neither the culprit nor above or below it.
+    Bystanders(&'a str),
+    /// The largest leaf's share in the whole.
+    TopShare(&'a str),
+    /// A Prometheus series, by the name that the rule gave it.
+    Series(&'a str),
+}
+
+/// Takes a full name apart; `None` when there is no such reading.
+pub fn scope(reading: &str) -> Option<Scope<'_>> {
+    let (head, rest) = reading.split_once('.')?;
+    let per_cpu = || PER_CPU.iter().any(|(name, _)| *name == rest);
+    match head {
+        "host" => (HOST.contains(&rest) || per_cpu()).then_some(Scope::Host(rest)),
+        "culprit" => (CGROUP.contains(&rest) || rest == EXHAUSTS || per_cpu())
+            .then_some(Scope::Culprit(rest)),
+        "bystanders" => BYSTANDERS
+            .iter()
+            .find(|(name, _)| *name == rest)
+            .map(|(_, of_cgroup)| Scope::Bystanders(of_cgroup)),
+        "top_share" => is_of_cgroup(rest).then_some(Scope::TopShare(rest)),
+        "series" => (!rest.is_empty()).then_some(Scope::Series(rest)),
+        _ => None,
+    }
+}
+
+/// Whether cgroups have a reading of this name.
+pub fn is_of_cgroup(reading: &str) -> bool {
+    CGROUP.contains(&reading)
+}
+
+/// All known names that resemble `reading`, for messages: those that end alike.
+pub fn resembling(reading: &str) -> Option<String> {
+    let last = reading.split('.').skip(1).collect::<Vec<_>>().join(".");
+    let heads = [("host", HOST), ("culprit", CGROUP), ("top_share", CGROUP)];
+    let known = |head: &'static str, names: &'static [&'static str]| {
+        names.iter().map(move |name| format!("{head}.{name}"))
+    };
+    heads
+        .into_iter()
+        .flat_map(|(head, names)| known(head, names))
+        .map(|name| (distance(&name, reading), name))
+        .filter(|(far, name)| *far <= 3 || (!last.is_empty() && name.ends_with(&last)))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance; both are short (names of readings, limited by the rules' checks).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// One reading by its full name. `None` when it was not had, when there is no such reading, or when
+/// it is not a finite number: missing is not zero.
+pub fn lookup(evidence: &Evidence, culprit: Option<CgroupId>, reading: &str) -> Option<Reading> {
+    let found = match scope(reading)? {
+        Scope::Host(name) => host(evidence, name),
+        Scope::Culprit(name) => of_culprit(evidence, evidence.cgroup(culprit?)?, name),
+        Scope::Bystanders(name) => bystanders(evidence, culprit, name),
+        Scope::TopShare(name) => culprit::leader(evidence, name).map(|leader| Reading {
+            value: leader.share,
+            quality: leader.reading.quality,
+        }),
+        Scope::Series(name) => series(evidence, name),
+    }?;
+    found.value.is_finite().then_some(found)
+}
+
+fn host(evidence: &Evidence, name: &str) -> Option<Reading> {
+    if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
+        return per_cpu(evidence, *evidence.host.get(*total)?);
+    }
+    evidence.host.get(name).copied()
+}
+
+fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Reading> {
+    if name == EXHAUSTS {
+        return exhausts_in(evidence, facts);
+    }
+    if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
+        return per_cpu(evidence, *facts.readings.get(*total)?);
+    }
+    facts.readings.get(name).copied()
+}
+
+fn per_cpu(evidence: &Evidence, total: Reading) -> Option<Reading> {
+    let count = evidence.host.get("cpu.count")?;
+    (count.value >= 1.0).then(|| Reading {
+        value: total.value / count.value,
+        quality: total.quality.min(count.quality),
+    })
+}
+
+fn exhausts_in(evidence: &Evidence, facts: &CgroupFacts) -> Option<Reading> {
+    let growth = facts.readings.get("mem.growth_bytes_per_s")?;
+    let available = evidence.host.get("mem.available")?;
+    let total = evidence.host.get("mem.total_bytes")?;
+    let quality = growth.quality.min(available.quality).min(total.quality);
+    let value = if growth.value > 0.0 {
+        (available.value * total.value / growth.value).min(NEVER_S)
+    } else {
+        NEVER_S
+    };
+    Some(Reading { value, quality })
+}
+
+/// The worst of all leaves but the culprit's own: not the culprit, nothing above it (its pressure
+/// contains the culprit's) and nothing below it.
+fn bystanders(evidence: &Evidence, culprit: Option<CgroupId>, name: &str) -> Option<Reading> {
+    let culprit = culprit.and_then(|id| evidence.cgroup(id));
+    evidence
+        .cgroups
+        .iter()
+        .filter(|facts| facts.leaf && culprit.is_none_or(|culprit| !related(culprit, facts)))
+        .filter_map(|facts| facts.readings.get(name).copied())
+        .filter(|reading| reading.value.is_finite())
+        .max_by(|a, b| a.value.total_cmp(&b.value))
+}
+
+fn related(a: &CgroupFacts, b: &CgroupFacts) -> bool {
+    let below = |path: &str, root: &str| {
+        let root = root.trim_end_matches('/');
+        path.strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    a.id == b.id || below(&a.path, &b.path) || below(&b.path, &a.path)
+}
+
+/// The last value of a series; of several series under one name, the largest. Partial when the
+/// series ends in gaps.
+fn series(evidence: &Evidence, name: &str) -> Option<Reading> {
+    let last = |series: &Series| {
+        let at = series.values.iter().rposition(Option::is_some)?;
+        let quality = if at + 1 == series.values.len() {
+            Quality::Good
+        } else {
+            Quality::Partial
+        };
+        Some(Reading {
+            value: series.values[at]?,
+            quality,
+        })
+    };
+    evidence
+        .series
+        .iter()
+        .filter(|series| series.name == name)
+        .filter_map(last)
+        .filter(|reading| reading.value.is_finite())
+        .max_by(|a, b| a.value.total_cmp(&b.value))
+}

@@ -1,0 +1,143 @@
+//! The journal's limits, their defaults and reasons.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::format::{GRANULE_MAX, RECORD_HEADER_LEN, batch_size, record_size};
+
+/// Configuration of the journal. Sizes are bytes, times are milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JournalConfig {
+    /// Directory of both lanes; created with mode 0700 if absent. One agent at a time.
+    pub dir: PathBuf,
+    /// Length of a fast-lane segment; 128 KiB to 1 GiB, a multiple of 64 KiB. A segment is filled
+    /// before the next begins, so this is also the unit of retention.
+    pub fast_segment_bytes: u64,
+    /// Length of a safe-lane segment; same bounds.
+    pub safe_segment_bytes: u64,
+    /// Segments kept prepared (allocated, zeroed, synced) ahead of each lane's tail; 1 to 8.
+    /// Two, so that one can be filled while the next is written.
+    pub segments_ahead: u32,
+    /// Prepared fast-lane space that only `append_outcome` may use once no more can be prepared:
+    /// what an agent on a full disk still has to record. At most half a fast segment.
+    pub outcome_reserve_bytes: u64,
+    /// Largest payload of one fast-lane record.
+    pub record_bytes_max: u64,
+    /// Largest snapshot.
+    pub snapshot_bytes_max: u64,
+    /// Fast-lane calls are gathered into one batch up to this size; a larger call goes alone.
+    pub batch_bytes_max: u64,
+    /// Calls that may wait for each lane; more wait at the caller. 1 to 65536.
+    pub queue_calls_max: u32,
+    /// Bytes that may wait for each lane; at least the largest single call. At most 1 GiB.
+    pub queue_bytes_max: u64,
+    /// A call not durable after this long fails with `Deadline`.
+    pub deadline_ms: u64,
+    /// How long to wait before trying again to prepare a segment on a full disk.
+    pub space_retry_ms: u64,
+    /// Niceness of the writer threads, -20 to 19: without a negative one, CPU burners beside the
+    /// agent raise a commit's p99 tenfold. Where the privilege is missing, it is reported.
+    pub writer_nice: i32,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/paramedic/journal"),
+            fast_segment_bytes: 16 * MIB,
+            safe_segment_bytes: 64 * MIB,
+            segments_ahead: 2,
+            outcome_reserve_bytes: MIB,
+            record_bytes_max: MIB,
+            snapshot_bytes_max: 8 * MIB,
+            batch_bytes_max: MIB,
+            queue_calls_max: 1024,
+            queue_bytes_max: 16 * MIB,
+            deadline_ms: 10_000,
+            space_retry_ms: 1_000,
+            writer_nice: -15,
+        }
+    }
+}
+
+impl JournalConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// One sentence for every field out of bounds.
+    pub fn validate(&self) -> Result<(), Vec<String>> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, sentence: &str| {
+            if !ok {
+                problems.push(sentence.to_owned());
+            }
+        };
+        let block = u64::from(GRANULE_MAX);
+        let segment =
+            |len: u64| (128 * KIB..=KIB * MIB).contains(&len) && len.is_multiple_of(block);
+        let fits = |payload: u64, segment: u64| {
+            usize::try_from(payload).is_ok_and(|payload| {
+                batch_size(record_size(payload), GRANULE_MAX) as u64 <= segment - block
+            })
+        };
+        let segments = segment(self.fast_segment_bytes) && segment(self.safe_segment_bytes);
+        check(
+            segments,
+            "fast_segment_bytes, safe_segment_bytes: 128 KiB to 1 GiB, multiples of 64 KiB",
+        );
+        check(
+            (1..=8).contains(&self.segments_ahead),
+            "segments_ahead: 1 to 8",
+        );
+        check(
+            self.outcome_reserve_bytes <= self.fast_segment_bytes / 2,
+            "outcome_reserve_bytes: at most half of fast_segment_bytes",
+        );
+        if segments {
+            check(
+                fits(self.record_bytes_max, self.fast_segment_bytes),
+                "record_bytes_max: must fit a fast segment less 64 KiB",
+            );
+            check(
+                fits(self.snapshot_bytes_max, self.safe_segment_bytes),
+                "snapshot_bytes_max: must fit a safe segment less 64 KiB",
+            );
+        }
+        check(
+            self.batch_bytes_max <= 16 * MIB,
+            "batch_bytes_max: at most 16 MiB",
+        );
+        check(
+            (1..=65536).contains(&self.queue_calls_max),
+            "queue_calls_max: 1 to 65536",
+        );
+        let largest = self.record_bytes_max.max(self.snapshot_bytes_max);
+        let largest = largest.saturating_add(RECORD_HEADER_LEN as u64 + 16);
+        check(
+            self.queue_bytes_max >= largest && self.queue_bytes_max <= KIB * MIB,
+            "queue_bytes_max: 64 bytes more than the largest record or snapshot, up to 1 GiB",
+        );
+        check(
+            (1..=600_000).contains(&self.deadline_ms),
+            "deadline_ms: 1 to 600000",
+        );
+        check(
+            (1..=600_000).contains(&self.space_retry_ms),
+            "space_retry_ms: 1 to 600000",
+        );
+        check(
+            (-20..=19).contains(&self.writer_nice),
+            "writer_nice: -20 to 19",
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Finds the longest valid prefix of a lane, and tells a torn tail from corruption.
+//!
+//! Reads only. Every byte that is believed is verified first, every segment to its end. The rule:
+//! a crash can tear the batches that were in flight and nothing else. So an invalid batch with
+//! nothing valid beyond it is the *tail*, and is cut and reported; anything valid beyond the
+//! in-flight window, or anything else that our own order of writes can't produce, is
+//! *corruption*, and the caller must not write to this log.
+
+use serde::Serialize;
+
+use super::block::{Access, BlockFile, Disk};
+use super::error::Failure;
+use super::format::{
+    BATCH_HEADER_LEN, BatchHeader, Damage, FLAG_FENCE, GRANULE_MIN, RawRecord, SegmentHeader,
+    SegmentState, decode_batch,
+};
+use super::{LaneId, store};
+
+/// The torn end of a lane: reported, and sealed off before anything new is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cut {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Segment number.
+    pub segment: u64,
+    /// Where the valid prefix ends, bytes from the beginning of the segment.
+    pub offset: u64,
+    /// From there to the last byte that is not zero.
+    pub bytes_lost: u64,
+    /// What was wrong with the first batch cut.
+    pub reason: Damage,
+}
+
+/// Damage that no crash of ours can have made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Corruption {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Segment number.
+    pub segment: u64,
+    /// Where the valid prefix ends, bytes from the beginning of the segment.
+    pub offset: u64,
+    /// What was wrong there.
+    pub reason: Damage,
+    /// Segment and offset of the first valid thing found beyond, if that is what gave it away.
+    pub valid_beyond: Option<(u64, u64)>,
+}
+
+impl std::fmt::Display for Corruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            lane,
+            segment,
+            offset,
+            reason,
+            valid_beyond,
+        } = self;
+        write!(
+            f,
+            "{lane} lane is corrupt at segment {segment}, offset {offset}: {reason}"
+        )?;
+        match valid_beyond {
+            Some((segment, offset)) => write!(f, "; valid data at segment {segment}+{offset}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where the valid log ends and what the next batch must continue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Segment with the last valid batch (or header); 0 for an empty log.
+    pub(crate) seq: u64,
+    /// Offset behind it.
+    pub(crate) end: u64,
+    /// Its checksum.
+    pub(crate) check: u64,
+    pub(crate) next_lsn: u64,
+    pub(crate) next_batch: u64,
+    pub(crate) epoch: u64,
+}
+
+/// Facts about the last begun segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    pub(crate) granule: u32,
+    pub(crate) segment_len: u64,
+    /// Nothing but zeros behind the link: it can be written on.
+    pub(crate) clean: bool,
+}
+
+/// What a scan of one lane found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) uuid: Option<[u8; 16]>,
+    pub(crate) base_seq: u64,
+    pub(crate) link: Link,
+    pub(crate) tail: Option<Tail>,
+    pub(crate) cuts: Vec<Cut>,
+    pub(crate) corruption: Option<Corruption>,
+    /// Prepared segments, verified to be zero, by number and length.
+    pub(crate) unused: Vec<(u64, u64)>,
+    /// Segments whose header was torn while they were begun; nothing was ever in them.
+    pub(crate) torn_headers: Vec<u64>,
+    pub(crate) bytes_verified: u64,
+}
+
+/// One record with its place; the payload is borrowed from the read buffer.
+pub(crate) struct Found<'a> {
+    pub(crate) raw: RawRecord<'a>,
+    pub(crate) segment: u64,
+    /// Of the record header, bytes from the beginning of the segment.
+    pub(crate) offset: u64,
+}
+
+/// Scans the segments `seqs` (ascending) of `lane`, handing every record of the valid prefix to
+/// `visit` in LSN order.
+///
+/// # Errors
+/// Only for files that can't be opened; unreadable bytes are reported as corruption.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    lane: LaneId,
+    seqs: &[u64],
+    visit: &mut dyn FnMut(Found<'_>),
+) -> Result<Scan, Failure> {
+    let mut walk = Walk {
+        lane,
+        in_flight: 1,
+        tail_window: None,
+        out: Scan {
+            uuid: None,
+            base_seq: 0,
+            link: Link {
+                next_lsn: 1,
+                next_batch: 1,
+                ..Link::default()
+            },
+            tail: None,
+            cuts: Vec::new(),
+            corruption: None,
+            unused: Vec::new(),
+            torn_headers: Vec::new(),
+            bytes_verified: 0,
+        },
+    };
+    for seq in seqs {
+        let name = store::segment_name(lane, *seq);
+        let file = disk
+            .open(&name, Access::Read)
+            .map_err(Failure::of("open", &name))?;
+        let len = file.len().map_err(Failure::of("measure", &name))?;
+        let window = Window {
+            file,
+            len,
+            start: 0,
+            buf: Vec::new(),
+        };
+        let step = walk.segment(*seq, window, visit);
+        if let Err((at, reason, valid_beyond)) = step {
+            walk.corrupt(at, reason, valid_beyond);
+            return Ok(walk.out);
+        }
+    }
+    if let Err((at, reason, valid_beyond)) = walk.finish() {
+        walk.corrupt(at, reason, valid_beyond);
+    }
+    Ok(walk.out)
+}
+
+/// Segment and offset.
+type Place = (u64, u64);
+/// Where it is, what it is, and what valid thing beyond gave it away.
+type Bad = (Place, Damage, Option<Place>);
+
+struct Walk {
+    lane: LaneId,
+    in_flight: u64,
+    /// The last begun segment, and why the scan of it stopped.
+    tail_window: Option<(Window, Damage)>,
+    out: Scan,
+}
+
+impl Walk {
+    fn corrupt(&mut self, at: Place, reason: Damage, valid_beyond: Option<Place>) {
+        let (segment, offset) = at;
+        let lane = self.lane;
+        self.out.corruption = Some(Corruption {
+            lane,
+            segment,
+            offset,
+            reason,
+            valid_beyond,
+        });
+    }
+
+    fn segment(
+        &mut self,
+        seq: u64,
+        mut window: Window,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> Result<(), Bad> {
+        let start = (seq, 0);
+        let bad = |damage| (start, damage, None);
+        let prefix = window.get(0, GRANULE_MIN as usize).map_err(bad)?;
+        let claimed = SegmentHeader::claimed_granule(prefix).unwrap_or(GRANULE_MIN);
+        let block = window.get(0, claimed as usize).map_err(bad)?;
+        match SegmentHeader::decode(block) {
+            SegmentState::Valid(header) => self.begun(seq, &header, window, visit),
+            SegmentState::Invalid(Damage::Version(found)) => Err(bad(Damage::Version(found))),
+            SegmentState::Zero => {
+                // A header is synced before its first batch: something behind a zero header was
+                // acknowledged once.
+                if let Some(at) = window.first_nonzero(0).map_err(bad)? {
+                    return Err((start, Damage::NoHeader, Some((seq, at))));
+                }
+                self.out.bytes_verified += window.len;
+                self.out.unused.push((seq, window.len));
+                Ok(())
+            }
+            SegmentState::Invalid(reason) => {
+                if let Some(at) = window.first_nonzero(u64::from(claimed)).map_err(bad)? {
+                    return Err((start, reason, Some((seq, at))));
+                }
+                self.out.bytes_verified += window.len;
+                self.out.torn_headers.push(seq);
+                self.out.cuts.push(Cut {
+                    lane: self.lane,
+                    segment: seq,
+                    offset: 0,
+                    bytes_lost: 0,
+                    reason,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// A segment with a valid header: it must continue the log, then its batches are read.
+    fn begun(
+        &mut self,
+        seq: u64,
+        header: &SegmentHeader,
+        mut window: Window,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> Result<(), Bad> {
+        let link = self.out.link;
+        let first = self.out.uuid.is_none();
+        let stopped = self
+            .tail_window
+            .as_ref()
+            .map_or(Damage::MissingSegment, |(_, why)| *why);
+        let here = if first {
+            (seq, 0)
+        } else {
+            (link.seq, link.end)
+        };
+        // Segments are begun in order, and a torn one is removed before the next is begun.
+        if let Some((skipped, _)) = self.out.unused.first() {
+            return Err(((*skipped, 0), Damage::NoHeader, Some((seq, 0))));
+        }
+        if let Some(skipped) = self.out.torn_headers.first() {
+            return Err(((*skipped, 0), Damage::HeaderChecksum, Some((seq, 0))));
+        }
+        let ours = header.lane == self.lane.code()
+            && header.seq.get() == seq
+            && (first || self.out.uuid == Some(header.log_uuid));
+        if !ours {
+            return Err(((seq, 0), Damage::Misplaced, None));
+        }
+        let continues = if first {
+            header.prev_seq.get() == 0 || header.base_seq.get() == seq
+        } else {
+            header.prev_seq.get() == link.seq
+                && header.prev_end.get() == link.end
+                && header.prev_check.get() == link.check
+                && header.first_lsn.get() == link.next_lsn
+                && header.first_batch.get() == link.next_batch
+                && header.epoch.get() >= link.epoch
+        };
+        if !continues {
+            return Err((here, stopped, Some((seq, 0))));
+        }
+        let granule = header.granule.get();
+        self.out.uuid = Some(header.log_uuid);
+        if first {
+            self.out.base_seq = header.base_seq.get();
+        }
+        self.in_flight = u64::from(header.in_flight_max.get());
+        self.out.link = Link {
+            seq,
+            end: u64::from(granule),
+            check: header.check.get(),
+            next_lsn: header.first_lsn.get(),
+            next_batch: header.first_batch.get(),
+            epoch: header.epoch.get(),
+        };
+        let segment_len = header.segment_len.get();
+        self.out.tail = Some(Tail {
+            granule,
+            segment_len,
+            clean: false,
+        });
+        let stop = self.batches(&mut window, segment_len, visit);
+        self.out.bytes_verified += self.out.link.end;
+        match stop {
+            // A full segment and an unreadable one are told apart by `finish` and by the next
+            // segment's link.
+            None => self.tail_window = Some((window, Damage::NoHeader)),
+            Some(reason) => self.tail_window = Some((window, reason)),
+        }
+        Ok(())
+    }
+
+    /// Reads batches from the link on; returns why it stopped, `None` at the segment's end.
+    fn batches(
+        &mut self,
+        window: &mut Window,
+        segment_len: u64,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> Option<Damage> {
+        while self.out.link.end < segment_len {
+            if let Err(reason) = self.batch(window, segment_len, visit) {
+                return Some(reason);
+            }
+        }
+        None
+    }
+
+    fn batch(
+        &mut self,
+        window: &mut Window,
+        segment_len: u64,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> Result<(), Damage> {
+        let link = self.out.link;
+        let granule = self.out.tail.map_or(GRANULE_MIN, |tail| tail.granule);
+        let header = BatchHeader::decode(window.get(link.end, BATCH_HEADER_LEN)?)?;
+        let total = header.total_len.get();
+        let opens_epoch = header.flags.get() & FLAG_FENCE != 0 && header.epoch.get() > link.epoch;
+        if Some(header.log_uuid) != self.out.uuid
+            || header.seq.get() != link.seq
+            || header.offset.get() != link.end
+            || (header.epoch.get() != link.epoch && !opens_epoch)
+        {
+            return Err(Damage::Misplaced);
+        }
+        if header.prev_check.get() != link.check
+            || header.first_lsn.get() != link.next_lsn
+            || header.batch_no.get() != link.next_batch
+        {
+            return Err(Damage::Chain);
+        }
+        if total == 0 || total % granule != 0 || link.end + u64::from(total) > segment_len {
+            return Err(Damage::Malformed);
+        }
+        let records = decode_batch(&header, window.get(link.end, total as usize)?)?;
+        for raw in records {
+            let offset = link.end + raw.at as u64;
+            visit(Found {
+                raw,
+                segment: link.seq,
+                offset,
+            });
+        }
+        self.out.link = Link {
+            seq: link.seq,
+            end: link.end + u64::from(total),
+            check: header.check.get(),
+            next_lsn: link.next_lsn + u64::from(header.count.get()),
+            next_batch: link.next_batch + 1,
+            epoch: header.epoch.get(),
+        };
+        Ok(())
+    }
+
+    /// Judges what lies beyond the last valid batch of the last begun segment.
+    fn finish(&mut self) -> Result<(), Bad> {
+        let link = self.out.link;
+        let at = (link.seq, link.end);
+        let Some((mut window, reason)) = self.tail_window.take() else {
+            return Ok(());
+        };
+        let Some(tail) = self.out.tail.as_mut() else {
+            return Ok(());
+        };
+        let bad = |damage| (at, damage, None);
+        // Segments have their full length before they get their name.
+        if window.len < tail.segment_len {
+            return Err(bad(Damage::Short));
+        }
+        if let Damage::Unreadable(_) | Damage::Version(_) = reason {
+            return Err(bad(reason));
+        }
+        self.out.bytes_verified += window.len - link.end;
+        let Some(_) = window.first_nonzero(link.end).map_err(bad)? else {
+            tail.clean = true;
+            return Ok(());
+        };
+        let mut offset = link.end + u64::from(tail.granule);
+        while offset + BATCH_HEADER_LEN as u64 <= window.len {
+            let bytes = window.get(offset, BATCH_HEADER_LEN).map_err(bad)?;
+            if let Ok(header) = BatchHeader::decode(bytes) {
+                let later = Some(header.log_uuid) == self.out.uuid
+                    && header.seq.get() == link.seq
+                    && header.offset.get() == offset
+                    && header.epoch.get() >= link.epoch
+                    && header.batch_no.get() >= link.next_batch + self.in_flight;
+                if later {
+                    return Err((at, reason, Some((link.seq, offset))));
+                }
+            }
+            offset += u64::from(tail.granule);
+        }
+        let end = window.last_nonzero(link.end).map_err(bad)?;
+        self.out.cuts.push(Cut {
+            lane: self.lane,
+            segment: link.seq,
+            offset: link.end,
+            bytes_lost: end - link.end,
+            reason,
+        });
+        Ok(())
+    }
+}
+
+/// Reads a file through one growing buffer of at least 1 MiB.
+struct Window {
+    file: Box<dyn BlockFile>,
+    len: u64,
+    start: u64,
+    buf: Vec<u8>,
+}
+
+const WINDOW_BYTES: usize = 1 << 20;
+
+impl Window {
+    /// Exactly `len` bytes at `offset`.
+    fn get(&mut self, offset: u64, len: usize) -> Result<&[u8], Damage> {
+        if offset + len as u64 > self.len {
+            return Err(Damage::Short);
+        }
+        let inside =
+            offset >= self.start && offset + len as u64 <= self.start + self.buf.len() as u64;
+        if !inside {
+            self.fill(offset, len.max(WINDOW_BYTES))?;
+        }
+        let from = usize::try_from(offset - self.start).map_err(|_| Damage::Malformed)?;
+        self.buf.get(from..from + len).ok_or(Damage::Short)
+    }
+
+    fn fill(&mut self, offset: u64, want: usize) -> Result<(), Damage> {
+        let left = usize::try_from(self.len - offset).unwrap_or(usize::MAX);
+        self.buf.resize(want.min(left), 0);
+        self.start = offset;
+        let mut done = 0;
+        while done < self.buf.len() {
+            match self
+                .file
+                .read_at(&mut self.buf[done..], offset + done as u64)
+            {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) => {
+                    self.buf.clear();
+                    return Err(Damage::Unreadable(error.raw_os_error().unwrap_or(0)));
+                }
+            }
+        }
+        self.buf.truncate(done);
+        Ok(())
+    }
+
+    fn first_nonzero(&mut self, from: u64) -> Result<Option<u64>, Damage> {
+        self.each_block(from, |bytes| bytes.iter().position(|b| *b != 0), true)
+    }
+
+    /// Offset behind the last byte that is not zero, at least `from`.
+    fn last_nonzero(&mut self, from: u64) -> Result<u64, Damage> {
+        let last = self.each_block(from, |bytes| bytes.iter().rposition(|b| *b != 0), false)?;
+        Ok(last.map_or(from, |at| at + 1))
+    }
+
+    fn each_block(
+        &mut self,
+        from: u64,
+        find: impl Fn(&[u8]) -> Option<usize>,
+        first: bool,
+    ) -> Result<Option<u64>, Damage> {
+        let mut offset = from;
+        let mut found = None;
+        while offset < self.len {
+            let left = usize::try_from(self.len - offset).unwrap_or(usize::MAX);
+            let len = left.min(GRANULE_MIN as usize);
+            if let Some(at) = find(self.get(offset, len)?) {
+                found = Some(offset + at as u64);
+                if first {
+                    return Ok(found);
+                }
+            }
+            offset += len as u64;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,115 @@
+//! Tests of the journal, on a simulated disk and on the real one.
+//!
+//! `PARAMEDIC_SEEDS` sets the number of random histories (10,000 unless told).
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small numbers that the tests themselves make"
+)]
+
+mod crash;
+mod damage;
+mod faults;
+mod golden;
+mod real;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block::Disk;
+use super::block::sim::{Rng, SimDisk};
+use super::error::Failure;
+use super::lane::{CommitError, Committed, Lane, Pending};
+use super::pool::PoolConfig;
+use super::recover::Scan;
+use super::{Bytes, JournalConfig, LaneId, Record, store};
+
+/// A payload and the LSN under which it was found.
+type Seen = (u64, Vec<u8>);
+
+struct Opened {
+    scan: Scan,
+    seen: Vec<Seen>,
+    lane: Option<Lane>,
+}
+
+fn pool_config(segment_len: u64) -> PoolConfig {
+    PoolConfig {
+        segment_len,
+        ahead: 1,
+        patience: Duration::ZERO,
+        space_retry: Duration::ZERO,
+        inline: true,
+    }
+}
+
+/// Recovers without writing.
+fn look(disk: &SimDisk, id: LaneId) -> Result<(Scan, Vec<Seen>), Failure> {
+    let mut seen = Vec::new();
+    let scan = store::recover(disk, id, &mut |found| {
+        seen.push((found.raw.header.lsn.get(), found.raw.payload.to_vec()));
+    })?;
+    Ok((scan, seen))
+}
+
+fn open(disk: &SimDisk, id: LaneId, segment_len: u64) -> Result<Opened, Failure> {
+    let (scan, seen) = look(disk, id)?;
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let lane = if scan.corruption.is_none() {
+        let config = pool_config(segment_len);
+        Some(store::writable(&shared, id, &config, [7; 16], &scan)?.0)
+    } else {
+        None
+    };
+    Ok(Opened { scan, seen, lane })
+}
+
+fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
+    let records: Vec<_> = payloads
+        .iter()
+        .map(|payload| Pending {
+            kind: 1,
+            episode: [3; 16],
+            unix_ns: 5,
+            payload,
+        })
+        .collect();
+    lane.commit(&records, 6)
+}
+
+fn random_payloads(rng: &mut Rng, count_max: usize, len_max: usize) -> Vec<Vec<u8>> {
+    (0..=rng.below(count_max))
+        .map(|_| random_payload(rng, len_max))
+        .collect()
+}
+
+fn random_payload(rng: &mut Rng, len_max: usize) -> Vec<u8> {
+    let mut payload = vec![0; rng.below(len_max)];
+    payload.fill_with(|| (rng.next() & 0xFF) as u8);
+    payload
+}
+
+fn record(payload: Vec<u8>) -> Record {
+    Record {
+        kind: 9,
+        episode: [1; 16],
+        payload: Bytes::from(payload),
+    }
+}
+
+/// Small segments and short waits.
+fn small_config() -> JournalConfig {
+    JournalConfig {
+        fast_segment_bytes: 128 << 10,
+        safe_segment_bytes: 128 << 10,
+        segments_ahead: 1,
+        outcome_reserve_bytes: 32 << 10,
+        record_bytes_max: 16 << 10,
+        snapshot_bytes_max: 32 << 10,
+        batch_bytes_max: 32 << 10,
+        queue_bytes_max: 1 << 20,
+        space_retry_ms: 2,
+        writer_nice: 0,
+        ..JournalConfig::default()
+    }
+}

@@ -1,0 +1,250 @@
+//! Random histories of lives that end by power loss, by a kill or by a failing call.
+//!
+//! What must hold after each: everything acknowledged is there; what is there is a prefix of what
+//! was submitted, in whole batches; nothing else is; looking twice shows the same.
+
+use super::super::LaneId;
+use super::super::block::sim::{Call, How, Rng, SimDisk};
+use super::super::lane::CommitError;
+use super::{Seen, commit, look, open, random_payloads};
+
+#[derive(Default, Debug)]
+struct Tally {
+    lives: u64,
+    power_cuts: u64,
+    cuts: u64,
+    faults: u64,
+    acknowledged: u64,
+    unacknowledged_survived: u64,
+}
+
+/// Everything submitted that may still exist.
+#[derive(Default)]
+struct History {
+    records: Vec<Seen>,
+    /// Lengths at which `records` may end: batches are whole or absent.
+    boundaries: Vec<usize>,
+    acknowledged: usize,
+}
+
+impl History {
+    fn check(&mut self, seen: &[Seen], what: &str) {
+        assert!(
+            seen.len() >= self.acknowledged,
+            "{what}: lost an acknowledged record"
+        );
+        assert!(seen.len() <= self.records.len(), "{what}: a phantom");
+        assert_eq!(seen, &self.records[..seen.len()], "{what}: not a prefix");
+        assert!(
+            seen.is_empty() || self.boundaries.contains(&seen.len()),
+            "{what}: half a batch"
+        );
+        // What has been shown must stay.
+        self.acknowledged = seen.len();
+        self.records.truncate(seen.len());
+        self.boundaries.retain(|end| *end <= seen.len());
+    }
+
+    fn submit(&mut self, payloads: &[Vec<u8>]) -> u64 {
+        let first = self.records.len() as u64 + 1;
+        self.records.extend((first..).zip(payloads.iter().cloned()));
+        self.boundaries.push(self.records.len());
+        first
+    }
+}
+
+fn arm(disk: &SimDisk, rng: &mut Rng, tally: &mut Tally) {
+    match rng.below(4) {
+        0 => {}
+        1 => {
+            let call = Call::ALL[rng.below(Call::ALL.len())];
+            let errno = [libc::EIO, libc::ENOSPC, libc::EINTR][rng.below(3)];
+            let how = if rng.below(4) == 0 {
+                How::Short
+            } else {
+                How::Errno(errno)
+            };
+            disk.fail(call, 1 + rng.below(12) as u64, how);
+            tally.faults += 1;
+        }
+        _ => disk.crash_after(1 + rng.below(60) as u64),
+    }
+}
+
+fn one_history(seed: u64, tally: &mut Tally) {
+    let mut rng = Rng(seed);
+    let disk = SimDisk::new(rng.next());
+    let id = if rng.below(2) == 0 {
+        LaneId::Fast
+    } else {
+        LaneId::Safe
+    };
+    let segment_len = 4096 * (3 + rng.below(5)) as u64;
+    let mut history = History::default();
+    for life in 0..2 + rng.below(4) {
+        tally.lives += 1;
+        let what = format!("seed {seed} life {life} {id}");
+        arm(&disk, &mut rng, tally);
+        if let Ok(opened) = open(&disk, id, segment_len) {
+            let read_failed = disk.faulted() || disk.crashed();
+            assert!(
+                opened.scan.corruption.is_none() || read_failed,
+                "{what}: {:?}",
+                opened.scan.corruption
+            );
+            tally.cuts += opened.scan.cuts.len() as u64;
+            if let Some(mut lane) = opened.lane {
+                history.check(&opened.seen, &what);
+                write(&mut lane, &mut history, &mut rng, tally, &what);
+            }
+        }
+        if disk.crashed() || rng.below(2) == 0 {
+            tally.power_cuts += 1;
+            disk.power_cycle();
+        } else {
+            disk.restart();
+        }
+        let (first, found) = look(&disk, id).expect("no fault is armed");
+        assert_eq!(first.corruption, None, "{what}");
+        tally.unacknowledged_survived += u64::from(found.len() > history.acknowledged);
+        history.check(&found, &what);
+        let (second, again) = look(&disk, id).expect("no fault is armed");
+        assert_eq!(again, found, "{what}: looked twice");
+        assert_eq!(second.cuts, first.cuts, "{what}: looked twice");
+    }
+}
+
+fn write(
+    lane: &mut super::Lane,
+    history: &mut History,
+    rng: &mut Rng,
+    tally: &mut Tally,
+    what: &str,
+) {
+    for _ in 0..rng.below(12) {
+        let payloads = random_payloads(rng, 4, 1800);
+        let first = history.submit(&payloads);
+        match commit(lane, &payloads) {
+            Ok(committed) => {
+                assert_eq!(committed.first_lsn, first, "{what}");
+                history.acknowledged = history.records.len();
+                tally.acknowledged += payloads.len() as u64;
+            }
+            Err(CommitError::Full { .. }) => {
+                // Nothing was written: it can't come back.
+                history.records.truncate(first as usize - 1);
+                history.boundaries.pop();
+            }
+            Err(CommitError::TooLarge { .. }) => panic!("{what}: 8 KiB do not fit"),
+            Err(CommitError::Fatal(_)) => return,
+        }
+    }
+}
+
+#[test]
+fn random_crashes_lose_nothing() {
+    let seeds = std::env::var("PARAMEDIC_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let mut tally = Tally::default();
+    for seed in 0..seeds.unwrap_or(10_000) {
+        one_history(seed, &mut tally);
+    }
+    println!("{tally:?}");
+    // The test must have met what it is about.
+    assert!(tally.cuts > 0 && tally.unacknowledged_survived > 0 && tally.faults > 0);
+}
+
+/// A workload of three batches over two segments and a reopening, with power lost in every
+/// single call, eight ways each; then the same with a second loss in every call of the recovery.
+#[test]
+fn every_crash_point_of_a_small_workload() {
+    let mut points = 0;
+    for id in [LaneId::Fast, LaneId::Safe] {
+        for seed in 0..8 {
+            let mut at = 1;
+            loop {
+                let (disk, mut history) = workload(id, seed, at);
+                if !disk.crashed() {
+                    break;
+                }
+                disk.power_cycle();
+                recrash(&disk, id, &mut history, at);
+                at += 1;
+                points += 1;
+            }
+        }
+    }
+    println!("{points} crash points");
+    assert!(points > 300, "{points}");
+}
+
+fn workload(id: LaneId, seed: u64, crash_at: u64) -> (SimDisk, History) {
+    let disk = SimDisk::new(seed * 1000 + crash_at);
+    let mut rng = Rng(seed);
+    let mut history = History::default();
+    disk.crash_after(crash_at);
+    for _ in 0..2 {
+        let Ok(opened) = open(&disk, id, 4 * 4096) else {
+            break;
+        };
+        // Only a read that the crash has hit can look like corruption.
+        let Some(mut lane) = opened.lane else {
+            assert!(disk.crashed(), "{:?}", opened.scan.corruption);
+            break;
+        };
+        history.check(&opened.seen, "reopened");
+        for _ in 0..3 {
+            let payloads = random_payloads(&mut rng, 2, 3000);
+            history.submit(&payloads);
+            if commit(&mut lane, &payloads).is_err() {
+                return (disk, history);
+            }
+            history.acknowledged = history.records.len();
+        }
+    }
+    (disk, history)
+}
+
+/// Loses power in every call of the recovery, until one gets through; each is a second crash on
+/// top of whatever the ones before have left.
+fn recrash(disk: &SimDisk, id: LaneId, history: &mut History, point: u64) {
+    for second in 1..200 {
+        disk.crash_after(second);
+        let opened = open(disk, id, 4 * 4096);
+        let through = !disk.crashed();
+        disk.power_cycle();
+        let what = format!("{id} crash at {point}, again at {second}");
+        let (scan, seen) = look(disk, id).expect("no fault is armed");
+        assert_eq!(scan.corruption, None, "{what}");
+        history.check(&seen, &what);
+        if through {
+            assert!(opened.is_ok(), "{what}");
+            return;
+        }
+    }
+    panic!("recovery never got through");
+}
+
+/// After a failed sync the cache shows what no disk holds. A recovery that believes it builds on
+/// sand: the next power loss takes the middle out of the log.
+#[test]
+fn recovery_does_not_believe_the_cache() {
+    let disk = SimDisk::new(1);
+    let mut lane = open(&disk, LaneId::Fast, 1 << 16)
+        .expect("opens")
+        .lane
+        .expect("is writable");
+    commit(&mut lane, &[b"durable".to_vec()]).expect("commits");
+    disk.fail(Call::SyncData, 1, How::Errno(libc::EIO));
+    let failed = commit(&mut lane, &[b"in the cache only".to_vec()]);
+    assert!(matches!(failed, Err(CommitError::Fatal(_))), "{failed:?}");
+    disk.restart();
+    let opened = open(&disk, LaneId::Fast, 1 << 16).expect("opens");
+    assert_eq!(opened.seen, [(1, b"durable".to_vec())]);
+    commit(&mut opened.lane.expect("is writable"), &[b"next".to_vec()]).expect("commits");
+    disk.power_cycle();
+    let (scan, seen) = look(&disk, LaneId::Fast).expect("reads");
+    assert_eq!(scan.corruption, None);
+    assert_eq!(seen, [(1, b"durable".to_vec()), (2, b"next".to_vec())]);
+}

@@ -1,0 +1,247 @@
+//! Recent incidents in memory, rebuilt from the journal at start.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::incident::{Action, Entry, Episode, EpisodeId, Intent, OutcomeKind};
+
+/// Lines kept in memory for one incident. Resends are not journalled one by one, so real incidents
+/// have some twenty; the bound is for the unreal ones.
+const LINES_MAX: usize = 512;
+
+/// One durable entry.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// Its place in the fast lane.
+    pub lsn: u64,
+    /// When it was written.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// Everything recorded of one episode.
+#[derive(Clone, Debug, Serialize)]
+pub struct Incident {
+    /// Identity.
+    pub id: EpisodeId,
+    /// The episode as it was opened.
+    pub episode: Episode,
+    /// Every entry, oldest first.
+    pub entries: Vec<Line>,
+}
+
+/// Where an incident stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Accepted, not yet diagnosed.
+    Open,
+    /// Diagnosed; nothing done (yet).
+    Diagnosed,
+    /// An effect is intended or in force, not yet judged.
+    Acting,
+    /// The effect helped and is in force until its lease ends.
+    Holding,
+    /// Handled, after an effect that helped.
+    Healed,
+    /// Handled; the effect was undone because it did not help.
+    RolledBack,
+    /// Handled without an action.
+    Reported,
+    /// Handling failed in the agent.
+    Failed,
+}
+
+impl State {
+    /// As it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Diagnosed => "diagnosed",
+            Self::Acting => "acting",
+            Self::Holding => "holding",
+            Self::Healed => "healed",
+            Self::RolledBack => "rolled_back",
+            Self::Reported => "reported",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One line of a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Identity.
+    pub id: EpisodeId,
+    /// Owner.
+    pub tenant: String,
+    /// Alert name.
+    pub alert: String,
+    /// When it was durable here.
+    pub opened_at: Timestamp,
+    /// Where it stands.
+    pub state: State,
+    /// Whether the alert has resolved.
+    pub resolved: bool,
+    /// Top hypothesis and its posterior.
+    pub top: Option<(String, f64)>,
+    /// Action taken, if any.
+    pub action: Option<Action>,
+}
+
+impl Incident {
+    /// Where it stands, from its entries.
+    pub fn state(&self) -> State {
+        let mut state = State::Open;
+        let mut healed = false;
+        for line in &self.entries {
+            state = match &line.entry {
+                Entry::Diagnosed { .. } if state == State::Open => State::Diagnosed,
+                Entry::Refused { .. } if state == State::Diagnosed => State::Reported,
+                Entry::Intended { .. } | Entry::Applied { .. } => State::Acting,
+                Entry::Verified { outcome } => {
+                    healed = outcome.kind == OutcomeKind::Healed;
+                    if healed {
+                        State::Holding
+                    } else {
+                        State::Acting
+                    }
+                }
+                Entry::RolledBack { .. } if !healed => State::RolledBack,
+                Entry::Failed { .. } => State::Failed,
+                Entry::Closed { .. } if healed => State::Healed,
+                _ => state,
+            };
+        }
+        state
+    }
+
+    /// Whether handling has ended.
+    pub fn closed(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::Closed { .. }))
+    }
+
+    /// Whether the alert has resolved.
+    pub fn resolved(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::Resolved { .. }))
+    }
+
+    /// The last intent and whether it was verified as healed.
+    pub fn intent(&self) -> Option<(&Intent, bool)> {
+        let intent = self
+            .entries
+            .iter()
+            .rev()
+            .find_map(|line| match &line.entry {
+                Entry::Intended { intent } => Some(intent),
+                _ => None,
+            })?;
+        let healed = self.entries.iter().any(|line| {
+            matches!(&line.entry, Entry::Verified { outcome } if outcome.kind == OutcomeKind::Healed)
+        });
+        Some((intent, healed))
+    }
+
+    /// Whether the effect of its intent has been undone.
+    pub fn rolled_back(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|line| matches!(line.entry, Entry::RolledBack { .. }))
+    }
+
+    /// One line of a list.
+    pub fn summary(&self) -> Summary {
+        let top = self
+            .entries
+            .iter()
+            .rev()
+            .find_map(|line| match &line.entry {
+                Entry::Diagnosed { diagnosis, .. } => diagnosis.top.first(),
+                _ => None,
+            });
+        Summary {
+            id: self.id,
+            tenant: self.episode.tenant.to_string(),
+            alert: self.episode.alert.name().to_owned(),
+            opened_at: self.episode.opened_at,
+            state: self.state(),
+            resolved: self.resolved(),
+            top: top.map(|hypothesis| (hypothesis.id.clone(), hypothesis.posterior)),
+            action: self.intent().map(|(intent, _)| intent.action.clone()),
+        }
+    }
+}
+
+/// Bounded map of incidents by id; ids are time-ordered, so iteration is too.
+#[derive(Debug)]
+pub struct Index {
+    incidents: BTreeMap<EpisodeId, Incident>,
+    incidents_max: usize,
+    /// Closed incidents that were dropped from memory; they are still on disk.
+    pub evicted: u64,
+}
+
+impl Index {
+    /// An empty index that keeps at most `incidents_max`, never dropping an unfinished one.
+    pub fn new(incidents_max: usize) -> Self {
+        Self {
+            incidents: BTreeMap::new(),
+            incidents_max,
+            evicted: 0,
+        }
+    }
+
+    /// Adds a durable entry. An entry whose episode is not known (its opening was evicted) is
+    /// counted as evicted.
+    pub fn push(&mut self, id: EpisodeId, line: Line) {
+        if let Entry::Opened { episode } = &line.entry {
+            let incident = Incident {
+                id,
+                episode: episode.clone(),
+                entries: vec![line],
+            };
+            self.incidents.entry(id).or_insert(incident);
+            self.evict();
+        } else if let Some(incident) = self.incidents.get_mut(&id) {
+            if incident.entries.len() < LINES_MAX {
+                incident.entries.push(line);
+            }
+        } else {
+            self.evicted += 1;
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.incidents.len() > self.incidents_max {
+            let Some(oldest) = self
+                .incidents
+                .values()
+                .find(|incident| incident.closed() && incident.resolved())
+                .or_else(|| self.incidents.values().find(|incident| incident.closed()))
+                .map(|incident| incident.id)
+            else {
+                return;
+            };
+            self.incidents.remove(&oldest);
+            self.evicted += 1;
+        }
+    }
+
+    /// One incident.
+    pub fn get(&self, id: EpisodeId) -> Option<&Incident> {
+        self.incidents.get(&id)
+    }
+
+    /// All, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Incident> {
+        self.incidents.values()
+    }
+}

@@ -1,0 +1,317 @@
+//! One episode, top to bottom: look, think, write down, act, check, undo.
+//!
+//! Read [`handle`]; everything else here serves it. Two invariants live in its order: the intent is
+//! durable before the first write to the system, and an effect that is not verified is undone.
+
+mod keeper;
+mod restart;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::{info, instrument, warn};
+
+pub use keeper::Keeper;
+pub use restart::{Resumed, resume};
+
+use crate::{
+    diagnosis::{self, DiagnosisConfig, RuleSet},
+    evidence::Recorder,
+    incident::{
+        Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
+    },
+    ledger::{LedgerError, SharedLedger},
+    remedy::{CollectError, Remedies},
+    report::Metrics,
+    sampling::Sampler,
+    verify::{self, Verifier, VerifyConfig},
+};
+
+/// What ends the handling of one episode early. The episode itself is kept in the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The journal would not take the next step's record: nothing is done without it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The effect could not be applied; what was written has been undone.
+    #[error("cannot apply {action} to {path}: {why}")]
+    Apply {
+        /// Action.
+        action: String,
+        /// Target.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// A worker thread ended by a panic.
+    #[error("{0} panicked")]
+    Panicked(&'static str),
+}
+
+/// Everything that one episode needs, shared by all.
+pub struct Stages {
+    /// The record.
+    pub ledger: SharedLedger,
+    /// Prometheus.
+    pub sampler: Sampler,
+    /// Kernel evidence.
+    pub recorder: Arc<Recorder>,
+    /// The rules in force; replaced whole.
+    pub rules: RwLock<Arc<RuleSet>>,
+    /// Bars of the diagnosis.
+    pub diagnosis: DiagnosisConfig,
+    /// What may be done.
+    pub remedies: Arc<Remedies>,
+    /// How long and how often to check.
+    pub verify: VerifyConfig,
+    /// Window of evidence before the alert.
+    pub window: Duration,
+    /// Effects that helped, until their leases end.
+    pub keeper: Keeper,
+    /// Own figures.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Stages {
+    fn rules(&self) -> Arc<RuleSet> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Takes one episode from its alert to its end. `resolved` turns true when the alert resolves.
+#[instrument(skip_all, fields(episode = %episode.id, tenant = %episode.tenant, trace_id = %episode.trace.trace_id))]
+pub async fn handle(
+    stages: &Arc<Stages>,
+    episode: Episode,
+    mut resolved: watch::Receiver<bool>,
+) -> Result<(), PipelineError> {
+    let evidence = look(stages, &episode).await;
+    let diagnosis = think(stages, &episode, &evidence);
+    remember(stages, &episode, &diagnosis, &evidence).await?;
+    collect(stages, &episode, &diagnosis).await?;
+
+    let intent = match decide(stages, &episode, &diagnosis, &evidence).await {
+        Ok(intent) => intent,
+        Err(refusal) => return report_only(stages, episode.id, refusal).await,
+    };
+    act(stages, &intent).await?;
+    let outcome = check(stages, &diagnosis, &intent, &evidence, &mut resolved).await;
+    settle(stages, intent, outcome).await
+}
+
+/// Joins Prometheus' series with the kernel's evidence; what is missing is said, never waited for.
+async fn look(stages: &Stages, episode: &Episode) -> Evidence {
+    let queries = stages.rules().queries_for(&episode.alert);
+    let now = Timestamp::now();
+    let sampled = stages.sampler.sample(&queries, &episode.alert, now, &episode.trace);
+    let recorder = stages.recorder.clone();
+    let window = stages.window;
+    let observed = tokio::task::spawn_blocking(move || recorder.evidence(window));
+    let (sampled, observed) = tokio::join!(sampled, observed);
+    let mut evidence = observed.unwrap_or_else(|error| {
+        warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
+        Evidence {
+            taken_at: now,
+            window_s: 0.0,
+            host: BTreeMap::new(),
+            cgroups: Vec::new(),
+            series: Vec::new(),
+            series_gaps: Vec::new(),
+            coverage: Vec::new(),
+        }
+    });
+    evidence.series = sampled.series;
+    evidence.series_gaps = sampled.gaps;
+    evidence.coverage.push(sampled.coverage);
+    evidence
+}
+
+/// Pure: rules prune, Bayes ranks.
+fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
+    let begun = Instant::now();
+    let mut diagnosis = diagnosis::diagnose(
+        &stages.rules(),
+        &episode.alert,
+        &episode.source,
+        evidence,
+        &stages.diagnosis,
+    );
+    diagnosis.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    diagnosis
+}
+
+/// Evidence into the safe lane, the diagnosis into the fast one.
+async fn remember(
+    stages: &Stages,
+    episode: &Episode,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+) -> Result<(), PipelineError> {
+    let snapshot = match stages.ledger.store_evidence(episode.id, evidence).await {
+        Ok(reference) => Some(reference),
+        Err(error) => {
+            // The diagnosis is worth recording without its evidence; an action is not (below, the
+            // intent's own append decides).
+            warn!(error = &error as &dyn std::error::Error, "the evidence was not stored");
+            None
+        }
+    };
+    let since_open = Timestamp::now().duration_since(episode.opened_at).as_millis();
+    let since_open_ms = u64::try_from(since_open).unwrap_or(0);
+    stages.metrics.diagnosed(diagnosis, since_open_ms);
+    if let Some(top) = diagnosis.top.first() {
+        info!(hypothesis = %top.id, posterior = top.posterior, since_open_ms, "diagnosed");
+    }
+    let entry = Entry::Diagnosed { diagnosis: diagnosis.clone(), snapshot, since_open_ms };
+    Ok(stages.ledger.append(episode.id, entry).await?)
+}
+
+/// Runs the diagnostic commands that the rule asks for, inside the sandbox slice. Their failure is
+/// recorded and changes nothing.
+async fn collect(
+    stages: &Arc<Stages>,
+    episode: &Episode,
+    diagnosis: &Diagnosis,
+) -> Result<(), PipelineError> {
+    let commands = stages.remedies.collections(diagnosis);
+    for command in commands {
+        let remedies = stages.remedies.clone();
+        let traceparent = episode.trace.traceparent();
+        let name = command.name().to_owned();
+        let run = tokio::task::spawn_blocking(move || remedies.collect(&command, &traceparent)).await;
+        let (status, output) = match run {
+            Ok(Ok(collected)) => (collected.status, collected.output),
+            Ok(Err(CollectError::NotAvailable(why))) => ("not available".to_owned(), why),
+            Ok(Err(error)) => ("failed".to_owned(), error.to_string()),
+            Err(_) => return Err(PipelineError::Panicked("the sandbox")),
+        };
+        stages.ledger.append(episode.id, Entry::Collected { command: name, status, output }).await?;
+    }
+    Ok(())
+}
+
+/// The one safe thing that policy, protection and budgets allow, planned with its prior values.
+async fn decide(
+    stages: &Arc<Stages>,
+    episode: &Episode,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+) -> Result<Intent, Refusal> {
+    let (remedies, episode) = (stages.remedies.clone(), episode.clone());
+    let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
+    tokio::task::spawn_blocking(move || {
+        remedies.plan(&diagnosis, &evidence, &episode, Timestamp::now())
+    })
+    .await
+    .unwrap_or_else(|_| {
+        Err(Refusal { reason: "internal".into(), detail: "the planner panicked".into() })
+    })
+}
+
+async fn report_only(
+    stages: &Stages,
+    episode: EpisodeId,
+    refusal: Refusal,
+) -> Result<(), PipelineError> {
+    info!(reason = %refusal.reason, detail = %refusal.detail, "no action");
+    stages.metrics.refused(&refusal);
+    let closed = Entry::Closed { at: Timestamp::now() };
+    let refused = Entry::Refused { action: None, refusal };
+    Ok(stages.ledger.append_all(vec![(episode, refused), (episode, closed)]).await?)
+}
+
+/// Intent first, then the effect, then that it was done.
+async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError> {
+    stages.ledger.append(intent.episode, Entry::Intended { intent: intent.clone() }).await?;
+    let (remedies, planned) = (stages.remedies.clone(), intent.clone());
+    let applied = tokio::task::spawn_blocking(move || remedies.apply(&planned)).await;
+    let why = match applied {
+        Ok(Ok(applied)) => {
+            let took_us = applied.took_us;
+            info!(action = %intent.action.kind, target = %intent.action.path, took_us, "applied");
+            stages
+                .ledger
+                .append_outcome(intent.episode, vec![Entry::Applied { took_us }])
+                .await?;
+            return Ok(());
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the remedy panicked".to_owned(),
+    };
+    let undone = undo(stages, intent, "apply_failed").await;
+    let failed = Entry::Failed { error: why.clone() };
+    let closed = Entry::Closed { at: Timestamp::now() };
+    stages.ledger.append_outcome(intent.episode, vec![undone, failed, closed]).await?;
+    Err(PipelineError::Apply {
+        action: intent.action.kind.to_string(),
+        path: intent.action.path.clone(),
+        why,
+    })
+}
+
+/// Watches the rule's recovery tests until they hold, fail for good, or time is up.
+async fn check(
+    stages: &Arc<Stages>,
+    diagnosis: &Diagnosis,
+    intent: &Intent,
+    before: &Evidence,
+    resolved: &mut watch::Receiver<bool>,
+) -> Outcome {
+    let begun = Instant::now();
+    let recovery = diagnosis.top.first().map(|top| top.recovery.clone()).unwrap_or_default();
+    let culprit = Some(intent.action.cgroup);
+    let mut verifier = Verifier::new(&stages.verify, begun);
+    loop {
+        let poll = Duration::from_millis(stages.verify.poll_ms);
+        tokio::select! {
+            () = tokio::time::sleep(poll) => {}
+            _ = resolved.wait_for(|now| *now), if !*resolved.borrow() => {}
+        }
+        let recorder = stages.recorder.clone();
+        let since = begun.max(Instant::now() - Duration::from_millis(stages.verify.window_ms));
+        let window = tokio::task::spawn_blocking(move || recorder.evidence_since(since)).await;
+        let Ok(after) = window else { continue };
+        let lookup = |evidence: &Evidence, reading: &str| {
+            diagnosis::features::lookup(evidence, culprit, reading).map(|found| found.value)
+        };
+        let judgement = verify::judge(&recovery, before, &after, lookup);
+        if let Some(kind) = verifier.observe(Instant::now(), &judgement) {
+            let after_s = begun.elapsed().as_secs_f64();
+            return Outcome { kind, checks: judgement.checks, after_s };
+        }
+    }
+}
+
+/// Keeps what helped until its lease ends; undoes everything else at once.
+async fn settle(stages: &Arc<Stages>, intent: Intent, outcome: Outcome) -> Result<(), PipelineError> {
+    info!(outcome = ?outcome.kind, after_s = outcome.after_s, "verified");
+    stages.metrics.verified(&intent, &outcome);
+    let episode = intent.episode;
+    let healed = outcome.kind == OutcomeKind::Healed;
+    stages.ledger.append_outcome(episode, vec![Entry::Verified { outcome }]).await?;
+    if healed {
+        stages.keeper.hold(stages, intent);
+        return Ok(());
+    }
+    let reason = "did_not_help";
+    let undone = undo(stages, &intent, reason).await;
+    let closed = Entry::Closed { at: Timestamp::now() };
+    Ok(stages.ledger.append_outcome(episode, vec![undone, closed]).await?)
+}
+
+/// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.
+async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
+    let (remedies, planned) = (stages.remedies.clone(), intent.clone());
+    let left_alone = match tokio::task::spawn_blocking(move || remedies.undo(&planned)).await {
+        Ok(report) => report.left_alone,
+        Err(_) => vec!["the remedy panicked while undoing".to_owned()],
+    };
+    info!(action = %intent.action.kind, target = %intent.action.path, reason, ?left_alone, "rolled back");
+    stages.metrics.rolled_back(intent, reason);
+    Entry::RolledBack { reason: reason.to_owned(), left_alone }
+}

@@ -1,0 +1,49 @@
+//! Effects that helped, held until their leases end, then undone.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
+
+use super::{Stages, undo};
+use crate::incident::{Entry, Intent};
+
+/// Holds leases. One sleeping task an effect; there are at most as many as the action budget allows.
+#[derive(Clone, Default)]
+pub struct Keeper {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Keeper {
+    /// Keeps an effect until `lease_until`, then undoes it and closes the incident. When the agent
+    /// stops first, the lease stays in the journal and the next life takes it over.
+    pub fn hold(&self, stages: &Arc<Stages>, intent: Intent) {
+        let (stages, stop) = (stages.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let left = intent.lease_until.duration_since(Timestamp::now());
+            let left = std::time::Duration::try_from(left).unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = stop.cancelled() => return,
+            }
+            let undone = undo(&stages, &intent, "lease_ended").await;
+            let entries = vec![undone, Entry::Closed { at: Timestamp::now() }];
+            if let Err(error) = stages.ledger.append_outcome(intent.episode, entries).await {
+                error!(
+                    episode = %intent.episode,
+                    error = &error as &dyn std::error::Error,
+                    "the end of a lease was not recorded; the next start will find nothing to undo"
+                );
+            }
+        });
+    }
+
+    /// Stops waiting for leases; what is being undone is finished.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

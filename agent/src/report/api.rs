@@ -1,0 +1,83 @@
+//! `GET /api/v1/incidents`, `GET /api/v1/incidents/{id}`, `GET /metrics`. Read-only.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+
+use super::Metrics;
+use crate::{
+    incident::EpisodeId,
+    ledger::{SharedLedger, Summary},
+};
+
+/// Incidents of one page when the caller does not say; and the most that it may ask for.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// What the readers share.
+#[derive(Clone)]
+pub struct ReportState {
+    /// The record.
+    pub ledger: SharedLedger,
+    /// Own figures.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The read-only routes.
+pub fn routes(state: ReportState) -> Router {
+    Router::new()
+        .route("/api/v1/incidents", get(list))
+        .route("/api/v1/incidents/{id}", get(show))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+#[derive(Deserialize)]
+struct Page {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct List {
+    incidents: Vec<Summary>,
+}
+
+/// Newest first.
+async fn list(State(state): State<ReportState>, Query(page): Query<Page>) -> Json<List> {
+    let limit = page.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
+    let incidents = state.ledger.with_index(|index| {
+        index.iter().rev().take(limit).map(crate::ledger::Incident::summary).collect()
+    });
+    Json(List { incidents })
+}
+
+async fn show(State(state): State<ReportState>, Path(id): Path<String>) -> Response {
+    let problem = |status: StatusCode, error: String| {
+        (status, Json(serde_json::json!({ "error": error }))).into_response()
+    };
+    let id = match id.parse::<EpisodeId>() {
+        Ok(id) => id,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error),
+    };
+    state.ledger.with_index(|index| index.get(id).cloned()).map_or_else(
+        || problem(StatusCode::NOT_FOUND, format!("no incident {id} here; older ones: `paramedic incidents show {id}`")),
+        |incident| Json(incident).into_response(),
+    )
+}
+
+async fn metrics(State(state): State<ReportState>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match state.metrics.encode(&state.ledger) {
+        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode metrics: {error}")).into_response()
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Running other programs: argument vectors, no shell, errors that name the command.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned)
+}
+
+/// Where downloads are kept: `PARAMEDIC_CACHE`, or `~/.cache/paramedic`.
+pub fn cache() -> PathBuf {
+    std::env::var_os("PARAMEDIC_CACHE").map_or_else(
+        || {
+            let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
+            PathBuf::from(home).join(".cache/paramedic")
+        },
+        PathBuf::from,
+    )
+}
+
+/// Runs a command with our own stdout and stderr; fails unless it exits 0.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", describe(command)))?;
+    if !status.success() {
+        bail!("{} ended with {status}", describe(command));
+    }
+    Ok(())
+}
+
+/// A command's stdout as text; fails unless it exits 0.
+pub fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null());
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {}", describe(&command)))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} ended with {}: {}",
+            describe(&command),
+            output.status,
+            said.trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// `cargo` of the toolchain that built us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Downloads a Debian package and unpacks it into `dir`, whole or not at all.
+pub fn unpack(package: &str, dir: &Path) -> anyhow::Result<()> {
+    let parent = dir
+        .parent()
+        .context("a folder to unpack into has a parent")?;
+    let part = parent.join(format!(".{package}.part"));
+    if part.exists() {
+        fs::remove_dir_all(&part).with_context(|| format!("cannot clear {}", part.display()))?;
+    }
+    fs::create_dir_all(part.join("tree"))
+        .with_context(|| format!("cannot make {}", part.display()))?;
+    run(Command::new("apt-get")
+        .args(["download", "-qq", "-o", "APT::Sandbox::User=root", package])
+        .current_dir(&part)
+        .stdout(Stdio::null()))?;
+    let archive = fs::read_dir(&part)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension() == Some(OsStr::new("deb")))
+        .with_context(|| format!("apt-get download {package} left no package behind"))?;
+    run(Command::new("dpkg")
+        .arg("-x")
+        .arg(&archive)
+        .arg(part.join("tree")))?;
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    fs::rename(part.join("tree"), dir)
+        .with_context(|| format!("cannot place {}", dir.display()))?;
+    fs::remove_dir_all(&part)?;
+    Ok(())
+}
+
+fn describe(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
+    format!("`{}`", words.join(" "))
+}

@@ -1,0 +1,290 @@
+//! `cargo xtask test`: everything, counted honestly.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use crate::{
+    build,
+    kernels::{Kernel, Series},
+    lint, sh,
+    vm::Vm,
+};
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Format, clippy, documentation.
+    Lint,
+    /// On this machine: unit, documentation and integration tests.
+    Host,
+    /// In the VM, on every kernel.
+    Kernel,
+}
+
+/// Totals of libtest's closing lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Count {
+    /// Adds a line if it is a closing line: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    pub fn add_line(&mut self, line: &str) {
+        let Some(rest) = line.trim().strip_prefix("test result: ") else {
+            return;
+        };
+        for part in rest.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            if let (Some(Ok(number)), Some(word)) =
+                (words.next().map(str::parse::<u64>), words.next())
+            {
+                match word {
+                    "passed" => self.passed += number,
+                    "failed" => self.failed += number,
+                    "ignored" => self.ignored += number,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Runs the parts and prints the totals; the result is the exit code.
+pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
+    let wants = |this| part.is_none_or(|part| part == this);
+    build::build_probes(&sh::root())?;
+    if wants(Part::Lint) {
+        lint::lint()?;
+        println!("lint: clean");
+    }
+    let mut total = Count::default();
+    let mut ok = true;
+    if wants(Part::Host) {
+        let (count, fine) = host()?;
+        total.add(count);
+        ok &= fine;
+    }
+    if wants(Part::Kernel) {
+        let programs = kernel_programs()?;
+        let mut told = Vec::new();
+        for series in Series::ALL {
+            let (count, fine) = on_kernel(series, &programs)?;
+            let release = Kernel::unpacked(&sh::cache(), series)
+                .map_or_else(|| series.name().to_owned(), |kernel| kernel.release);
+            told.push(format!(
+                "{} on {release} ({} failed, {} skipped)",
+                count.passed + count.failed,
+                count.failed,
+                count.ignored
+            ));
+            total.add(count);
+            ok &= fine;
+        }
+        println!("kernel tests in the VM: {}", told.join(", "));
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.ignored
+    );
+    Ok(u8::from(!(ok && total.failed == 0)))
+}
+
+/// Everything that runs on this machine's own kernel.
+fn host() -> anyhow::Result<(Count, bool)> {
+    let mut command = sh::cargo();
+    command.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "agent-ebpf",
+        "--no-fail-fast",
+    ]);
+    counted(&mut command)
+}
+
+/// Runs a command, shows its output, counts its closing lines.
+fn counted(command: &mut Command) -> anyhow::Result<(Count, bool)> {
+    use std::io::{BufRead, BufReader};
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("stdout is a pipe")?;
+    let mut count = Count::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        count.add_line(&line);
+    }
+    let status = child.wait()?;
+    Ok((count, status.success()))
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    executable: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    metadata: Option<BTreeMap<String, Settings>>,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(rename = "vm-tests", default)]
+    vm_tests: Vec<String>,
+}
+
+/// Builds the test programs that `tests/Cargo.toml` lists for the VM.
+fn kernel_programs() -> anyhow::Result<Vec<OsString>> {
+    let metadata = sh::cargo()
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output()
+        .context("cannot start cargo metadata")?;
+    let metadata: Metadata = serde_json::from_slice(&metadata.stdout).context("cargo metadata")?;
+    let wanted: Vec<String> = metadata
+        .packages
+        .into_iter()
+        .filter(|package| package.name == "paramedic-tests")
+        .filter_map(|package| package.metadata?.remove("paramedic"))
+        .flat_map(|settings| settings.vm_tests)
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = sh::cargo();
+    command.args([
+        "test",
+        "--package",
+        "paramedic-tests",
+        "--no-run",
+        "--message-format",
+        "json",
+    ]);
+    for name in &wanted {
+        command.args(["--test", name]);
+    }
+    let built = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    anyhow::ensure!(built.status.success(), "the kernel tests do not compile");
+    let mut programs = Vec::new();
+    for line in String::from_utf8_lossy(&built.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Message>(line) else {
+            continue;
+        };
+        if message.reason == "compiler-artifact"
+            && message
+                .target
+                .is_some_and(|target| wanted.contains(&target.name))
+            && let Some(program) = message.executable
+        {
+            programs.push(OsString::from(program));
+        }
+    }
+    anyhow::ensure!(
+        programs.len() == wanted.len(),
+        "of {wanted:?} only {programs:?} were built"
+    );
+    Ok(programs)
+}
+
+/// Runs the programs in one boot of a kernel.
+fn on_kernel(series: Series, programs: &[OsString]) -> anyhow::Result<(Count, bool)> {
+    let mut count = Count::default();
+    if programs.is_empty() {
+        return Ok((count, true));
+    }
+    let vm = Vm {
+        series,
+        timeout: Duration::from_secs(900),
+        memory_mib: 3072,
+        ..Vm::default()
+    };
+    let mut command = vec![
+        std::env::current_exe()?.into_os_string(),
+        "run-tests".into(),
+    ];
+    command.extend(programs.iter().cloned());
+    let status = vm.run(&command, |line| {
+        println!("{line}");
+        count.add_line(line);
+    })?;
+    Ok((count, status == 0))
+}
+
+/// Inside the VM: each program in turn, one test at a time, because they share one kernel.
+pub fn run_inside(programs: &[OsString]) -> anyhow::Result<u8> {
+    let mut ok = true;
+    for program in programs {
+        println!(
+            "running {} on Linux {}",
+            program.to_string_lossy(),
+            release()
+        );
+        let status = Command::new(program).arg("--test-threads=1").status()?;
+        ok &= status.success();
+    }
+    Ok(u8::from(!ok))
+}
+
+fn release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn closing_lines_are_added_up_and_nothing_else_is() {
+        let mut count = Count::default();
+        count.add_line("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        count.add_line(
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out",
+        );
+        count.add_line("test a::b ... ok");
+        assert_eq!(
+            count,
+            Count {
+                passed: 14,
+                failed: 3,
+                ignored: 1
+            }
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! What runs inside: the initramfs that finds the root, and the script that prepares it.
+
+use std::{ffi::OsString, fmt::Write as _, fs, path::Path, process::Command};
+
+use anyhow::Context;
+
+use super::{Vm, cpio::Archive};
+use crate::kernels::Kernel;
+
+/// Passed on from our own environment when set.
+const PASSED_ON: [&str; 8] = [
+    "COLUMNS",
+    "NO_COLOR",
+    "CLICOLOR_FORCE",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "RUST_TEST_THREADS",
+    "PARAMEDIC_CACHE",
+    "PARAMEDIC_TOOLS",
+];
+
+/// What finding the root and the disk needs, where it is not built in.
+const DRIVERS: [&str; 3] = ["virtio_pci", "virtiofs", "virtio_blk"];
+
+/// First program: load drivers, mount the shared root, hand over to [`script`] on a tmpfs.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+for module in $(/bin/busybox cat /modules/order); do
+    /bin/busybox insmod /modules/$module || echo "insmod $module failed"
+done
+/bin/busybox mount -t virtiofs -o ro root /newroot || echo "no root filesystem"
+/bin/busybox mount -t tmpfs run /newroot/run
+/bin/busybox cp /bin/busybox /script /newroot/run/
+/bin/busybox mount --move /dev /newroot/dev
+/bin/busybox mount --move /proc /newroot/proc
+/bin/busybox mount --move /sys /newroot/sys
+exec /bin/busybox switch_root /newroot /run/busybox sh /run/script
+"#;
+
+/// Second program, up to the command itself.
+const PREPARE: &str = r#"
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH HOME=/root TERM=dumb PARAMEDIC_VM=1
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs tmp /tmp
+mount -t tmpfs vartmp /var/tmp
+mkdir -p /run/lock
+ip link set lo up 2>/dev/null || /run/busybox ifconfig lo 127.0.0.1 up
+/run/busybox hostname paramedic-vm
+for controller in cpu memory pids io; do
+    echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
+done
+echo 4096 > /proc/sys/kernel/threads-max 2>/dev/null || :
+echo 32768 > /proc/sys/kernel/threads-max
+if [ -b /dev/vda ]; then mkdir /run/disk && mount -t ext4 /dev/vda /run/disk; fi
+ulimit -n 65536
+for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/dev/null; done
+"#;
+
+/// The script for one run: preparation, environment, command, status, end.
+pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
+    let mut script = String::from("#!/run/busybox sh\n");
+    script.push_str(PREPARE);
+    let passed = PASSED_ON
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    for (name, value) in passed.chain(vm.env.iter().cloned()) {
+        writeln!(script, "export {name}={}", quote(&value))?;
+    }
+    let folder = std::env::current_dir().context("cannot tell the current folder")?;
+    writeln!(script, "cd {}", quote(&folder.to_string_lossy()))?;
+    let words: Vec<String> = command
+        .iter()
+        .map(|word| quote(&word.to_string_lossy()))
+        .collect();
+    writeln!(
+        script,
+        "{} </dev/null >/dev/ttyS1 2>/dev/ttyS2",
+        words.join(" ")
+    )?;
+    script.push_str("echo $? >/dev/ttyS3\n");
+    script.push_str("sync\n/run/busybox reboot -f\nwhile :; do sleep 1; done\n");
+    Ok(script)
+}
+
+/// For a POSIX shell: everything inside single quotes is literal.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Writes the initramfs: busybox, the drivers that this kernel has as modules, both scripts.
+pub fn write_initramfs(kernel: &Kernel, path: &Path, script: &str) -> anyhow::Result<()> {
+    let busybox =
+        fs::read("/bin/busybox").context("cannot read /bin/busybox: run `cargo xtask setup`")?;
+    let mut archive = Archive::default();
+    for dir in ["bin", "proc", "sys", "dev", "modules", "newroot"] {
+        archive.dir(dir);
+    }
+    archive.file("bin/busybox", 0o755, &busybox);
+    let mut order = Vec::new();
+    for name in DRIVERS {
+        add_module(kernel, name, &mut archive, &mut order)?;
+    }
+    let order: String = order.iter().map(|name| format!("{name}.ko\n")).collect();
+    archive.file("modules/order", 0o644, order.as_bytes());
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("script", 0o755, script.as_bytes());
+    fs::write(path, archive.finish()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Adds a module after all that it depends on; what is built in is simply not found.
+fn add_module(
+    kernel: &Kernel,
+    name: &str,
+    archive: &mut Archive,
+    order: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    if order.iter().any(|done| done == name) {
+        return Ok(());
+    }
+    let Some(file) = kernel.module(name) else {
+        return Ok(());
+    };
+    let bytes = read_module(&file)?;
+    for needed in depends(&bytes) {
+        add_module(kernel, &needed, archive, order)?;
+    }
+    archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
+    order.push(name.to_owned());
+    Ok(())
+}
+
+/// The `depends=` line of a module's `.modinfo`: the unpacked package has no modules.dep.
+fn depends(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let rest = &module[at + KEY.len()..];
+    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
+    let names = String::from_utf8_lossy(&rest[..end]);
+    names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn read_module(file: &Path) -> anyhow::Result<Vec<u8>> {
+    if file.extension().is_some_and(|extension| extension == "xz") {
+        let output = Command::new("xz")
+            .arg("-dc")
+            .arg(file)
+            .output()
+            .context("cannot start xz")?;
+        anyhow::ensure!(
+            output.status.success(),
+            "xz cannot unpack {}",
+            file.display()
+        );
+        return Ok(output.stdout);
+    }
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{depends, quote};
+
+    #[test]
+    fn a_modules_needs_are_read_from_its_own_words() {
+        assert_eq!(
+            depends(b"x\0depends=virtio,virtio_ring\0y"),
+            ["virtio", "virtio_ring"]
+        );
+        assert!(depends(b"x\0depends=\0y").is_empty());
+        assert!(depends(b"nothing").is_empty());
+    }
+
+    #[test]
+    fn words_reach_the_guest_as_they_are() {
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's"), "'it'\\''s'");
+        assert_eq!(quote("$(x)`y`"), "'$(x)`y`'");
+    }
+}
