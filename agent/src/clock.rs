@@ -83,9 +83,7 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.monotonic()).unwrap_or(SignedDuration::MAX);
-        self.start
-            .saturating_add(elapsed)
-            .unwrap_or(Timestamp::MAX)
+        self.start.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
     }
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.elapsed_ns.load(Ordering::SeqCst))

@@ -249,12 +249,12 @@ impl EpisodeBook {
             }
             Restored::Resolved { alert } => {
                 let key = self.open.get(&id).cloned();
-                if let Some((key, starts_at)) = key.and_then(|key| {
-                    match self.slots.get(&key)?.state {
+                if let Some((key, starts_at)) =
+                    key.and_then(|key| match self.slots.get(&key)?.state {
                         State::Open { starts_at, .. } => Some((key, starts_at)),
                         State::Closed { .. } => None,
-                    }
-                }) {
+                    })
+                {
                     let now = alert.ends_at.unwrap_or(alert.starts_at);
                     self.close(key, id, starts_at, alert, now);
                 }

@@ -97,12 +97,21 @@ mod tests {
             async { Err::<(), _>("no") }
         };
         let far = Deadline::after(Duration::from_secs(60));
-        assert_eq!(BACKOFF.run(far, |_| Class::Permanent, count).await, Err("no"));
+        assert_eq!(
+            BACKOFF.run(far, |_| Class::Permanent, count).await,
+            Err("no")
+        );
         assert_eq!(calls.take(), 1);
-        assert_eq!(BACKOFF.run(far, |_| Class::Transient, count).await, Err("no"));
+        assert_eq!(
+            BACKOFF.run(far, |_| Class::Transient, count).await,
+            Err("no")
+        );
         assert_eq!(calls.take(), 4);
         let near = Deadline::after(Duration::ZERO);
-        assert_eq!(BACKOFF.run(near, |_| Class::Transient, count).await, Err("no"));
+        assert_eq!(
+            BACKOFF.run(near, |_| Class::Transient, count).await,
+            Err("no")
+        );
         assert_eq!(calls.take(), 1);
     }
 }
