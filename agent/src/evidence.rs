@@ -1,1 +1,5 @@
-//! Stage: evidence.
+//! Stage: evidence. The kernel's own account of the last minutes, from probes and readers.
+
+pub mod kernel;
+
+pub use kernel::{KernelCounts, KernelProbes, NoKernel, ProbeState, ProbeStatus};

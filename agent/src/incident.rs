@@ -14,7 +14,7 @@ pub use alert::{
 };
 pub use diagnosis::{Culprit, Diagnosis, FeatureTest, Hypothesis, Verdict, WeighedFeature};
 pub use evidence::{
-    CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap,
+    CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap, SyscallFacts,
 };
 pub use outcome::{
     Action, ActionKind, Entry, Intent, KnobChange, Level, Outcome, OutcomeKind, Refusal, Suggestion,

@@ -22,3 +22,6 @@ pub mod remedy;
 pub mod routing;
 pub mod sampling;
 pub mod verify;
+
+pub mod clock;
+pub mod resilience;

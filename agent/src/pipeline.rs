@@ -121,6 +121,7 @@ async fn look(stages: &Stages, episode: &Episode) -> Evidence {
             host: BTreeMap::new(),
             cgroups: Vec::new(),
             series: Vec::new(),
+            syscalls: Vec::new(),
             series_gaps: Vec::new(),
             coverage: Vec::new(),
         }

@@ -219,6 +219,7 @@ impl CaseFile {
                     values: vec![Some(value)],
                 })
                 .collect(),
+            syscalls: Vec::new(),
             series_gaps: Vec::new(),
             coverage: Vec::new(),
         }

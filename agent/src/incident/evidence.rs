@@ -59,6 +59,25 @@ pub struct CgroupFacts {
     pub readings: BTreeMap<String, Reading>,
 }
 
+/// Calls of one syscall by one cgroup over the window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyscallFacts {
+    /// The caller's cgroup.
+    pub cgroup: CgroupId,
+    /// Name on this architecture, or `syscall_N`.
+    pub name: String,
+    /// Calls that ended in the window.
+    pub calls: u64,
+    /// Of these, calls that returned an error.
+    pub errors: u64,
+    /// Median duration in microseconds: the upper bound of its power-of-two bucket.
+    pub p50_us: f64,
+    /// 99th percentile, likewise.
+    pub p99_us: f64,
+    /// Sum of the durations in seconds.
+    pub total_s: f64,
+}
+
 /// Whether a source of evidence was there, and what stood in for it if not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
@@ -118,6 +137,9 @@ pub struct Evidence {
     pub host: BTreeMap<String, Reading>,
     /// The cgroups that matter most by any measure; bounded by configuration.
     pub cgroups: Vec<CgroupFacts>,
+    /// The syscalls that cost most, most first; bounded. Empty while the pair is not attached.
+    #[serde(default)]
+    pub syscalls: Vec<SyscallFacts>,
     /// Prometheus series, aligned.
     #[serde(default)]
     pub series: Vec<Series>,
