@@ -1,7 +1,7 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
-mod check;
-mod test_rules;
+pub(crate) mod check;
+pub(crate) mod test_rules;
 
 use std::path::PathBuf;
 

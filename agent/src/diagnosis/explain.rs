@@ -8,6 +8,8 @@ const COLUMNS: usize = 86;
 const BAR: usize = 12;
 /// Where a folded line goes on: below what evidence says.
 const FOLD: usize = 23;
+/// A space at which no line is folded; printed as a plain one.
+const NO_BREAK: &str = "\u{a0}";
 
 /// The ranked causes with posterior, culprit, evidence for and against in bits, what is missing,
 /// and the verdict. No line is wider than 86 columns.
@@ -120,6 +122,7 @@ fn line(feature: &WeighedFeature) -> String {
     let value = feature.value.map_or_else(|| "missing".to_owned(), number);
     let test = feature.test.to_string();
     let bounds = test.strip_prefix(&feature.test.reading).unwrap_or_default();
+    let bounds = bounds.trim().replace(' ', NO_BREAK);
     let partial = match feature.quality {
         Some(Quality::Partial) => ", partial",
         _ => "",
@@ -127,16 +130,11 @@ fn line(feature: &WeighedFeature) -> String {
     if feature.held == Some(true) {
         let says = &feature.says;
         format!(
-            "{says}: {} {value} ({}{partial})",
-            feature.test.reading,
-            bounds.trim()
+            "{says}: {} {value} ({bounds}{partial})",
+            feature.test.reading
         )
     } else {
-        format!(
-            "{} is {value}, not {}{partial}",
-            feature.test.reading,
-            bounds.trim()
-        )
+        format!("{} is {value}, not {bounds}{partial}", feature.test.reading)
     }
 }
 
@@ -187,6 +185,9 @@ fn put(text: &mut String, line: &str) {
 
 fn fold(text: &mut String, indent: usize, line: &[char]) {
     text.extend(std::iter::repeat_n(' ', indent));
-    text.extend(line);
+    text.extend(
+        line.iter()
+            .map(|c| if NO_BREAK.contains(*c) { ' ' } else { *c }),
+    );
     text.push('\n');
 }
