@@ -129,7 +129,9 @@ impl Breaker {
         let mut state = self.lock();
         let next = match (&*state, trial, failed) {
             (_, true, true) => Some(open),
-            (_, true, false) => Some(State::Closed { failures: 0 }),
+            (_, true, false) | (State::Closed { .. }, false, false) => {
+                Some(State::Closed { failures: 0 })
+            }
             (State::Closed { failures }, false, true) => {
                 Some(if failures + 1 >= self.config.failures_max {
                     open
@@ -139,7 +141,6 @@ impl Breaker {
                     }
                 })
             }
-            (State::Closed { .. }, false, false) => Some(State::Closed { failures: 0 }),
             // A call that was out before the breaker opened: its news is old.
             (State::Open { .. } | State::HalfOpen, false, _) => None,
         };

@@ -12,7 +12,7 @@ impl Deadline {
     /// `after` from now; a duration too long for the clock becomes a day.
     pub fn after(after: Duration) -> Self {
         let now = Instant::now();
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         Self(now.checked_add(after).unwrap_or(now + day))
     }
 

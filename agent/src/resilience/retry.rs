@@ -96,7 +96,7 @@ mod tests {
             calls.set(calls.get() + 1);
             async { Err::<(), _>("no") }
         };
-        let far = Deadline::after(Duration::from_secs(60));
+        let far = Deadline::after(Duration::from_mins(1));
         assert_eq!(
             BACKOFF.run(far, |_| Class::Permanent, count).await,
             Err("no")
