@@ -72,7 +72,10 @@ impl Default for Config {
             diagnosis: DiagnosisConfig::default(),
             remedy: RemedyConfig::default(),
             verify: VerifyConfig::default(),
-            journal: JournalConfig { dir: PathBuf::new(), ..JournalConfig::default() },
+            journal: JournalConfig {
+                dir: PathBuf::new(),
+                ..JournalConfig::default()
+            },
         }
     }
 }
@@ -114,8 +117,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text, path)
     }
 
@@ -127,17 +132,26 @@ impl Config {
             serde_saphyr::from_str::<Self>(text)
         };
         let mut config = parsed.map_err(|error| {
-            let (line, column) =
-                error.location().map_or((1, 1), |at| (at.line(), at.column()));
+            let (line, column) = error
+                .location()
+                .map_or((1, 1), |at| (at.line(), at.column()));
             let error = error.without_snippet();
-            ConfigError::Syntax { path: path.to_owned(), line, column, message: error.to_string() }
+            ConfigError::Syntax {
+                path: path.to_owned(),
+                line,
+                column,
+                message: error.to_string(),
+            }
         })?;
         config.place_journal();
         let problems = config.problems();
         if problems.is_empty() {
             Ok(config)
         } else {
-            Err(ConfigError::Bounds { path: path.to_owned(), problems })
+            Err(ConfigError::Bounds {
+                path: path.to_owned(),
+                problems,
+            })
         }
     }
 
@@ -174,7 +188,11 @@ impl Config {
             ));
         }
         if let Err(found) = self.journal.validate() {
-            problems.extend(found.into_iter().map(|problem| format!("journal.{problem}")));
+            problems.extend(
+                found
+                    .into_iter()
+                    .map(|problem| format!("journal.{problem}")),
+            );
         }
         problems
     }

@@ -8,7 +8,7 @@ mod restart;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock, PoisonError},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -79,7 +79,10 @@ pub struct Stages {
 
 impl Stages {
     fn rules(&self) -> Arc<RuleSet> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.rules
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -108,7 +111,9 @@ pub async fn handle(
 async fn look(stages: &Stages, episode: &Episode) -> Evidence {
     let queries = stages.rules().queries_for(&episode.alert);
     let now = Timestamp::now();
-    let sampled = stages.sampler.sample(&queries, &episode.alert, now, &episode.trace);
+    let sampled = stages
+        .sampler
+        .sample(&queries, &episode.alert, now, &episode.trace);
     let recorder = stages.recorder.clone();
     let window = stages.window;
     let observed = tokio::task::spawn_blocking(move || recorder.evidence(window));
@@ -158,17 +163,26 @@ async fn remember(
         Err(error) => {
             // The diagnosis is worth recording without its evidence; an action is not (below, the
             // intent's own append decides).
-            warn!(error = &error as &dyn std::error::Error, "the evidence was not stored");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "the evidence was not stored"
+            );
             None
         }
     };
-    let since_open = Timestamp::now().duration_since(episode.opened_at).as_millis();
+    let since_open = Timestamp::now()
+        .duration_since(episode.opened_at)
+        .as_millis();
     let since_open_ms = u64::try_from(since_open).unwrap_or(0);
     stages.metrics.diagnosed(diagnosis, since_open_ms);
     if let Some(top) = diagnosis.top.first() {
         info!(hypothesis = %top.id, posterior = top.posterior, since_open_ms, "diagnosed");
     }
-    let entry = Entry::Diagnosed { diagnosis: diagnosis.clone(), snapshot, since_open_ms };
+    let entry = Entry::Diagnosed {
+        diagnosis: diagnosis.clone(),
+        snapshot,
+        since_open_ms,
+    };
     Ok(stages.ledger.append(episode.id, entry).await?)
 }
 
@@ -184,14 +198,25 @@ async fn collect(
         let remedies = stages.remedies.clone();
         let traceparent = episode.trace.traceparent();
         let name = command.name().to_owned();
-        let run = tokio::task::spawn_blocking(move || remedies.collect(&command, &traceparent)).await;
+        let run =
+            tokio::task::spawn_blocking(move || remedies.collect(&command, &traceparent)).await;
         let (status, output) = match run {
             Ok(Ok(collected)) => (collected.status, collected.output),
             Ok(Err(CollectError::NotAvailable(why))) => ("not available".to_owned(), why),
             Ok(Err(error)) => ("failed".to_owned(), error.to_string()),
             Err(_) => return Err(PipelineError::Panicked("the sandbox")),
         };
-        stages.ledger.append(episode.id, Entry::Collected { command: name, status, output }).await?;
+        stages
+            .ledger
+            .append(
+                episode.id,
+                Entry::Collected {
+                    command: name,
+                    status,
+                    output,
+                },
+            )
+            .await?;
     }
     Ok(())
 }
@@ -210,7 +235,10 @@ async fn decide(
     })
     .await
     .unwrap_or_else(|_| {
-        Err(Refusal { reason: "internal".into(), detail: "the planner panicked".into() })
+        Err(Refusal {
+            reason: "internal".into(),
+            detail: "the planner panicked".into(),
+        })
     })
 }
 
@@ -221,14 +249,30 @@ async fn report_only(
 ) -> Result<(), PipelineError> {
     info!(reason = %refusal.reason, detail = %refusal.detail, "no action");
     stages.metrics.refused(&refusal);
-    let closed = Entry::Closed { at: Timestamp::now() };
-    let refused = Entry::Refused { action: None, refusal };
-    Ok(stages.ledger.append_all(vec![(episode, refused), (episode, closed)]).await?)
+    let closed = Entry::Closed {
+        at: Timestamp::now(),
+    };
+    let refused = Entry::Refused {
+        action: None,
+        refusal,
+    };
+    Ok(stages
+        .ledger
+        .append_all(vec![(episode, refused), (episode, closed)])
+        .await?)
 }
 
 /// Intent first, then the effect, then that it was done.
 async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError> {
-    stages.ledger.append(intent.episode, Entry::Intended { intent: intent.clone() }).await?;
+    stages
+        .ledger
+        .append(
+            intent.episode,
+            Entry::Intended {
+                intent: intent.clone(),
+            },
+        )
+        .await?;
     let (remedies, planned) = (stages.remedies.clone(), intent.clone());
     let applied = tokio::task::spawn_blocking(move || remedies.apply(&planned)).await;
     let why = match applied {
@@ -246,8 +290,13 @@ async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError>
     };
     let undone = undo(stages, intent, "apply_failed").await;
     let failed = Entry::Failed { error: why.clone() };
-    let closed = Entry::Closed { at: Timestamp::now() };
-    stages.ledger.append_outcome(intent.episode, vec![undone, failed, closed]).await?;
+    let closed = Entry::Closed {
+        at: Timestamp::now(),
+    };
+    stages
+        .ledger
+        .append_outcome(intent.episode, vec![undone, failed, closed])
+        .await?;
     Err(PipelineError::Apply {
         action: intent.action.kind.to_string(),
         path: intent.action.path.clone(),
@@ -264,7 +313,11 @@ async fn check(
     resolved: &mut watch::Receiver<bool>,
 ) -> Outcome {
     let begun = Instant::now();
-    let recovery = diagnosis.top.first().map(|top| top.recovery.clone()).unwrap_or_default();
+    let recovery = diagnosis
+        .top
+        .first()
+        .map(|top| top.recovery.clone())
+        .unwrap_or_default();
     let culprit = Some(intent.action.cgroup);
     let mut verifier = Verifier::new(&stages.verify, begun);
     loop {
@@ -283,26 +336,42 @@ async fn check(
         let judgement = verify::judge(&recovery, before, &after, lookup);
         if let Some(kind) = verifier.observe(Instant::now(), &judgement) {
             let after_s = begun.elapsed().as_secs_f64();
-            return Outcome { kind, checks: judgement.checks, after_s };
+            return Outcome {
+                kind,
+                checks: judgement.checks,
+                after_s,
+            };
         }
     }
 }
 
 /// Keeps what helped until its lease ends; undoes everything else at once.
-async fn settle(stages: &Arc<Stages>, intent: Intent, outcome: Outcome) -> Result<(), PipelineError> {
+async fn settle(
+    stages: &Arc<Stages>,
+    intent: Intent,
+    outcome: Outcome,
+) -> Result<(), PipelineError> {
     info!(outcome = ?outcome.kind, after_s = outcome.after_s, "verified");
     stages.metrics.verified(&intent, &outcome);
     let episode = intent.episode;
     let healed = outcome.kind == OutcomeKind::Healed;
-    stages.ledger.append_outcome(episode, vec![Entry::Verified { outcome }]).await?;
+    stages
+        .ledger
+        .append_outcome(episode, vec![Entry::Verified { outcome }])
+        .await?;
     if healed {
         stages.keeper.hold(stages, intent);
         return Ok(());
     }
     let reason = "did_not_help";
     let undone = undo(stages, &intent, reason).await;
-    let closed = Entry::Closed { at: Timestamp::now() };
-    Ok(stages.ledger.append_outcome(episode, vec![undone, closed]).await?)
+    let closed = Entry::Closed {
+        at: Timestamp::now(),
+    };
+    Ok(stages
+        .ledger
+        .append_outcome(episode, vec![undone, closed])
+        .await?)
 }
 
 /// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.
@@ -314,5 +383,8 @@ async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
     };
     info!(action = %intent.action.kind, target = %intent.action.path, reason, ?left_alone, "rolled back");
     stages.metrics.rolled_back(intent, reason);
-    Entry::RolledBack { reason: reason.to_owned(), left_alone }
+    Entry::RolledBack {
+        reason: reason.to_owned(),
+        left_alone,
+    }
 }

@@ -33,8 +33,9 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
         Some(file) => Config::load(file)?,
         None => Config::shipped(),
     };
-    let rules = RuleSet::from_dirs(&config.rules.dirs)
-        .map_err(|findings| anyhow::anyhow!("the rules were refused:\n{}", diagnosis::list(&findings)))?;
+    let rules = RuleSet::from_dirs(&config.rules.dirs).map_err(|findings| {
+        anyhow::anyhow!("the rules were refused:\n{}", diagnosis::list(&findings))
+    })?;
     let probes = Arc::new(Probes::start(&config.probes));
     let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
     let window = Duration::from_secs(args.seconds);
@@ -49,7 +50,13 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
         starts_at: Timestamp::now(),
         ends_at: None,
     };
-    let answer = diagnosis::diagnose(&rules, &alert, &Source::Manual, &evidence, &config.diagnosis);
+    let answer = diagnosis::diagnose(
+        &rules,
+        &alert,
+        &Source::Manual,
+        &evidence,
+        &config.diagnosis,
+    );
     if args.json {
         let out = serde_json::json!({ "diagnosis": answer, "evidence": evidence });
         println!("{}", serde_json::to_string_pretty(&out)?);

@@ -71,7 +71,12 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
     }
     match args.command {
         Command::List { limit } => {
-            let summaries: Vec<_> = index.iter().rev().take(limit).map(Incident::summary).collect();
+            let summaries: Vec<_> = index
+                .iter()
+                .rev()
+                .take(limit)
+                .map(Incident::summary)
+                .collect();
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&summaries)?);
             } else {
@@ -92,9 +97,10 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
                 .entries
                 .iter()
                 .filter_map(|line| match &line.entry {
-                    Entry::Diagnosed { snapshot: Some(reference), .. } => {
-                        Some(ledger::read_evidence(&dir, reference).map_err(anyhow::Error::msg))
-                    }
+                    Entry::Diagnosed {
+                        snapshot: Some(reference),
+                        ..
+                    } => Some(ledger::read_evidence(&dir, reference).map_err(anyhow::Error::msg)),
                     _ => None,
                 })
                 .collect::<anyhow::Result<_>>()?;
@@ -102,7 +108,11 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
             println!("{}", serde_json::to_string_pretty(&export)?);
         }
     }
-    Ok(if found.corruption.is_empty() { EXIT_OK } else { EXIT_FINDINGS })
+    Ok(if found.corruption.is_empty() {
+        EXIT_OK
+    } else {
+        EXIT_FINDINGS
+    })
 }
 
 fn journal_dir(state_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -118,7 +128,9 @@ fn find<'a>(index: &'a Index, id: &str) -> anyhow::Result<&'a Incident> {
     if let Some(incident) = id.parse::<EpisodeId>().ok().and_then(|id| index.get(id)) {
         return Ok(incident);
     }
-    let mut matches = index.iter().filter(|incident| incident.id.to_string().starts_with(id));
+    let mut matches = index
+        .iter()
+        .filter(|incident| incident.id.to_string().starts_with(id));
     match (matches.next(), matches.next()) {
         (Some(incident), None) => Ok(incident),
         (Some(_), Some(_)) => bail!("incident {id:?} is ambiguous: give more of it"),

@@ -29,7 +29,10 @@ pub(super) fn probes(args: &Args) -> anyhow::Result<u8> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&statuses)?);
     } else {
-        println!("{:<10} {:<10} {:<16} INSTEAD / WHY", "PROBE", "STATE", "TYPE");
+        println!(
+            "{:<10} {:<10} {:<16} INSTEAD / WHY",
+            "PROBE", "STATE", "TYPE"
+        );
         for status in &statuses {
             let state = match status.state {
                 ProbeState::Attached => "attached",
@@ -40,13 +43,19 @@ pub(super) fn probes(args: &Args) -> anyhow::Result<u8> {
                 "{:<10} {state:<10} {:<16} {}",
                 status.name,
                 status.kind,
-                if status.state == ProbeState::Fallback { status.fallback } else { "" }
+                if status.state == ProbeState::Fallback {
+                    status.fallback
+                } else {
+                    ""
+                }
             );
             if let Some(why) = &status.why {
                 println!("{:<10} {why}", "");
             }
         }
     }
-    let fell_back = statuses.iter().any(|status| status.state == ProbeState::Fallback);
+    let fell_back = statuses
+        .iter()
+        .any(|status| status.state == ProbeState::Fallback);
     Ok(if fell_back { EXIT_FINDINGS } else { EXIT_OK })
 }

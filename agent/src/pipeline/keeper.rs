@@ -29,7 +29,12 @@ impl Keeper {
                 () = stop.cancelled() => return,
             }
             let undone = undo(&stages, &intent, "lease_ended").await;
-            let entries = vec![undone, Entry::Closed { at: Timestamp::now() }];
+            let entries = vec![
+                undone,
+                Entry::Closed {
+                    at: Timestamp::now(),
+                },
+            ];
             if let Err(error) = stages.ledger.append_outcome(intent.episode, entries).await {
                 error!(
                     episode = %intent.episode,

@@ -25,8 +25,9 @@ pub struct Resumed {
 
 /// Settles every unfinished incident of the journal. Run once, before intake opens.
 pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
-    let unfinished: Vec<Incident> =
-        stages.ledger.with_index(|index| index.iter().filter(|i| !i.closed()).cloned().collect());
+    let unfinished: Vec<Incident> = stages
+        .ledger
+        .with_index(|index| index.iter().filter(|i| !i.closed()).cloned().collect());
     let mut resumed = Resumed::default();
     for incident in unfinished {
         match incident.intent() {
@@ -46,13 +47,18 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
 }
 
 async fn take_over(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {
-    let Some((intent, _)) = incident.intent() else { return Ok(()) };
+    let Some((intent, _)) = incident.intent() else {
+        return Ok(());
+    };
     let detail = format!(
         "the agent restarted; {} on {} helped and stays until {}",
         intent.action.kind, intent.action.path, intent.lease_until
     );
     info!(episode = %incident.id, detail, "taken over");
-    stages.ledger.append_outcome(incident.id, vec![Entry::TakenOver { detail }]).await?;
+    stages
+        .ledger
+        .append_outcome(incident.id, vec![Entry::TakenOver { detail }])
+        .await?;
     stages.keeper.hold(stages, intent.clone());
     Ok(())
 }
@@ -60,16 +66,35 @@ async fn take_over(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
 /// The intent may have been applied whole, in part or not at all: undoing covers all three, because
 /// it re-reads each file and restores only what holds our own value.
 async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {
-    let Some((intent, _)) = incident.intent() else { return Ok(()) };
+    let Some((intent, _)) = incident.intent() else {
+        return Ok(());
+    };
     warn!(episode = %incident.id, action = %intent.action.kind, target = %intent.action.path,
         "the agent died before this effect was verified; undoing it");
     let undone = undo(stages, intent, "agent_restarted").await;
-    let outcome = Outcome { kind: OutcomeKind::Unknown, checks: Vec::new(), after_s: 0.0 };
-    let entries =
-        vec![undone, Entry::Verified { outcome }, Entry::Closed { at: Timestamp::now() }];
+    let outcome = Outcome {
+        kind: OutcomeKind::Unknown,
+        checks: Vec::new(),
+        after_s: 0.0,
+    };
+    let entries = vec![
+        undone,
+        Entry::Verified { outcome },
+        Entry::Closed {
+            at: Timestamp::now(),
+        },
+    ];
     stages.ledger.append_outcome(incident.id, entries).await
 }
 
 async fn close(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {
-    stages.ledger.append_outcome(incident.id, vec![Entry::Closed { at: Timestamp::now() }]).await
+    stages
+        .ledger
+        .append_outcome(
+            incident.id,
+            vec![Entry::Closed {
+                at: Timestamp::now(),
+            }],
+        )
+        .await
 }

@@ -53,7 +53,12 @@ struct List {
 async fn list(State(state): State<ReportState>, Query(page): Query<Page>) -> Json<List> {
     let limit = page.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
     let incidents = state.ledger.with_index(|index| {
-        index.iter().rev().take(limit).map(crate::ledger::Incident::summary).collect()
+        index
+            .iter()
+            .rev()
+            .take(limit)
+            .map(crate::ledger::Incident::summary)
+            .collect()
     });
     Json(List { incidents })
 }
@@ -66,18 +71,28 @@ async fn show(State(state): State<ReportState>, Path(id): Path<String>) -> Respo
         Ok(id) => id,
         Err(error) => return problem(StatusCode::BAD_REQUEST, error),
     };
-    state.ledger.with_index(|index| index.get(id).cloned()).map_or_else(
-        || problem(StatusCode::NOT_FOUND, format!("no incident {id} here; older ones: `paramedic incidents show {id}`")),
-        |incident| Json(incident).into_response(),
-    )
+    state
+        .ledger
+        .with_index(|index| index.get(id).cloned())
+        .map_or_else(
+            || {
+                problem(
+                    StatusCode::NOT_FOUND,
+                    format!("no incident {id} here; older ones: `paramedic incidents show {id}`"),
+                )
+            },
+            |incident| Json(incident).into_response(),
+        )
 }
 
 async fn metrics(State(state): State<ReportState>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match state.metrics.encode(&state.ledger) {
         Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode metrics: {error}")).into_response()
-        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot encode metrics: {error}"),
+        )
+            .into_response(),
     }
 }

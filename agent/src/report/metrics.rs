@@ -75,11 +75,23 @@ impl Metrics {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "Version of the agent", Info::new(version.to_vec()));
         let alerts = Family::default();
-        registry.register("alerts", "Alerts accepted, by what they did", alerts.clone());
+        registry.register(
+            "alerts",
+            "Alerts accepted, by what they did",
+            alerts.clone(),
+        );
         let refused_requests = Family::default();
-        registry.register("requests_refused", "Webhook requests refused", refused_requests.clone());
+        registry.register(
+            "requests_refused",
+            "Webhook requests refused",
+            refused_requests.clone(),
+        );
         let diagnoses = Family::default();
-        registry.register("diagnoses", "Diagnoses, by top hypothesis and verdict", diagnoses.clone());
+        registry.register(
+            "diagnoses",
+            "Diagnoses, by top hypothesis and verdict",
+            diagnoses.clone(),
+        );
         let diagnosis_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         registry.register_with_unit(
             "diagnosis_duration",
@@ -108,17 +120,26 @@ impl Metrics {
         );
         healing_ratio.set(f64::NAN);
         let not_acted = Family::default();
-        registry.register("actions_refused", "Episodes without an action", not_acted.clone());
+        registry.register(
+            "actions_refused",
+            "Episodes without an action",
+            not_acted.clone(),
+        );
         let rollbacks = Family::default();
         registry.register("rollbacks", "Effects undone", rollbacks.clone());
         let queue_depth = Gauge::default();
         registry.register("queue_depth", "Episodes waiting", queue_depth.clone());
         let journal_writable = Gauge::default();
-        registry.register("journal_writable", "1 while the journal takes records", journal_writable.clone());
+        registry.register(
+            "journal_writable",
+            "1 while the journal takes records",
+            journal_writable.clone(),
+        );
         // 1 ms to 1 h at three digits: 60 KiB, allocated once.
-        let diagnosis_hdr = Mutex::new(Hdr::new_with_bounds(1, 3_600_000, 3).unwrap_or_else(|_| {
-            unreachable!("the bounds are constants that hdrhistogram accepts")
-        }));
+        let diagnosis_hdr =
+            Mutex::new(Hdr::new_with_bounds(1, 3_600_000, 3).unwrap_or_else(|_| {
+                unreachable!("the bounds are constants that hdrhistogram accepts")
+            }));
         Self {
             registry,
             alerts,
@@ -140,12 +161,20 @@ impl Metrics {
 
     /// Alerts of an accepted request: `opened`, `seen`, `resolved` or `ignored`.
     pub fn accepted(&self, did: &str, count: u64) {
-        self.alerts.get_or_create(&Reason { reason: did.to_owned() }).inc_by(count);
+        self.alerts
+            .get_or_create(&Reason {
+                reason: did.to_owned(),
+            })
+            .inc_by(count);
     }
 
     /// A refused request.
     pub fn request_refused(&self, reason: &str) {
-        self.refused_requests.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+        self.refused_requests
+            .get_or_create(&Reason {
+                reason: reason.to_owned(),
+            })
+            .inc();
     }
 
     /// A diagnosis and its latency.
@@ -154,12 +183,24 @@ impl Metrics {
             Verdict::Conclusive => "conclusive",
             Verdict::Inconclusive(_) => "inconclusive",
         };
-        let hypothesis = diagnosis.top.first().map_or_else(|| "none".to_owned(), |top| top.id.clone());
-        self.diagnoses.get_or_create(&Top { hypothesis, verdict }).inc();
+        let hypothesis = diagnosis
+            .top
+            .first()
+            .map_or_else(|| "none".to_owned(), |top| top.id.clone());
+        self.diagnoses
+            .get_or_create(&Top {
+                hypothesis,
+                verdict,
+            })
+            .inc();
         self.diagnosis_seconds.observe(since_open_ms as f64 / 1e3);
-        let mut hdr = self.diagnosis_hdr.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hdr = self
+            .diagnosis_hdr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         hdr.saturating_record(since_open_ms.max(1));
-        self.diagnosis_p99_seconds.set(hdr.value_at_quantile(0.99) as f64 / 1e3);
+        self.diagnosis_p99_seconds
+            .set(hdr.value_at_quantile(0.99) as f64 / 1e3);
     }
 
     /// A judged action.
@@ -171,27 +212,42 @@ impl Metrics {
             OutcomeKind::Unknown => "unknown",
         };
         let action = intent.action.kind.to_string();
-        self.actions.get_or_create(&Verified { action, outcome: word }).inc();
+        self.actions
+            .get_or_create(&Verified {
+                action,
+                outcome: word,
+            })
+            .inc();
         self.verified.inc();
         if outcome.kind == OutcomeKind::Healed {
             self.healed.inc();
         }
-        self.healing_ratio.set(self.healed.get() as f64 / self.verified.get() as f64);
+        self.healing_ratio
+            .set(self.healed.get() as f64 / self.verified.get() as f64);
     }
 
     /// An episode that ended without an action.
     pub fn refused(&self, refusal: &Refusal) {
-        self.not_acted.get_or_create(&Reason { reason: refusal.reason.clone() }).inc();
+        self.not_acted
+            .get_or_create(&Reason {
+                reason: refusal.reason.clone(),
+            })
+            .inc();
     }
 
     /// An effect undone.
     pub fn rolled_back(&self, _intent: &Intent, reason: &str) {
-        self.rollbacks.get_or_create(&Reason { reason: reason.to_owned() }).inc();
+        self.rollbacks
+            .get_or_create(&Reason {
+                reason: reason.to_owned(),
+            })
+            .inc();
     }
 
     /// Episodes waiting in all queues.
     pub fn queue_depth(&self, depth: usize) {
-        self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.queue_depth
+            .set(i64::try_from(depth).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text.

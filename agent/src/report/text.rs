@@ -20,10 +20,10 @@ pub fn incident_table(incidents: &[Summary]) -> String {
         "INCIDENT", "OPENED (UTC)", "STATE", "ALERT -> CAUSE"
     );
     for summary in incidents {
-        let cause = summary
-            .top
-            .as_ref()
-            .map_or_else(|| "not diagnosed".to_owned(), |(id, p)| format!("{id} {:.0} %", p * 100.0));
+        let cause = summary.top.as_ref().map_or_else(
+            || "not diagnosed".to_owned(),
+            |(id, p)| format!("{id} {:.0} %", p * 100.0),
+        );
         let line = format!(
             "{:<35}  {:<20}  {:<11}  {} -> {cause}",
             summary.id.to_string(),
@@ -41,17 +41,45 @@ pub fn incident_table(incidents: &[Summary]) -> String {
 pub fn incident_text(incident: &Incident) -> String {
     let episode = &incident.episode;
     let mut text = String::new();
-    put(&mut text, &format!("{}  {}", incident.id, incident.state().as_str()));
-    put(&mut text, &format!("alert   {} ({})", clean(episode.alert.name()), episode.alert.fingerprint));
-    for (name, value) in episode.alert.labels.iter().filter(|(name, _)| *name != "alertname") {
+    put(
+        &mut text,
+        &format!("{}  {}", incident.id, incident.state().as_str()),
+    );
+    put(
+        &mut text,
+        &format!(
+            "alert   {} ({})",
+            clean(episode.alert.name()),
+            episode.alert.fingerprint
+        ),
+    );
+    for (name, value) in episode
+        .alert
+        .labels
+        .iter()
+        .filter(|(name, _)| *name != "alertname")
+    {
         put(&mut text, &format!("        {}={:?}", clean(name), value));
     }
-    put(&mut text, &format!("opened  {}   tenant {}", seconds(episode.opened_at), episode.tenant));
+    put(
+        &mut text,
+        &format!(
+            "opened  {}   tenant {}",
+            seconds(episode.opened_at),
+            episode.tenant
+        ),
+    );
     put(&mut text, &format!("trace   {}\n", episode.trace.trace_id));
     for line in &incident.entries {
         let since = line.at.duration_since(episode.opened_at).as_secs_f64();
         let said = say(&line.entry);
-        put(&mut text, &format!("{since:>+9.3} s  {}", said.first().map_or("", String::as_str)));
+        put(
+            &mut text,
+            &format!(
+                "{since:>+9.3} s  {}",
+                said.first().map_or("", String::as_str)
+            ),
+        );
         for more in said.iter().skip(1) {
             put(&mut text, &format!("             {more}"));
         }
@@ -65,7 +93,11 @@ fn say(entry: &Entry) -> Vec<String> {
         Entry::Opened { .. } => vec!["accepted: the alert is durable".into()],
         Entry::Seen { .. } => vec!["the same alert again".into()],
         Entry::Resolved { .. } => vec!["the alert resolved".into()],
-        Entry::Diagnosed { diagnosis, since_open_ms, .. } => {
+        Entry::Diagnosed {
+            diagnosis,
+            since_open_ms,
+            ..
+        } => {
             let mut lines = vec![format!(
                 "diagnosed {since_open_ms} ms after acceptance (ranking took {} us)",
                 diagnosis.took_us
@@ -74,17 +106,27 @@ fn say(entry: &Entry) -> Vec<String> {
             lines
         }
         Entry::Refused { refusal, .. } => {
-            vec![format!("no action ({})", refusal.reason), refusal.detail.clone()]
+            vec![
+                format!("no action ({})", refusal.reason),
+                refusal.detail.clone(),
+            ]
         }
         Entry::Intended { intent } => {
-            let mut lines =
-                vec![format!("intent: {} on {}", intent.action.kind, clean(&intent.action.path))];
+            let mut lines = vec![format!(
+                "intent: {} on {}",
+                intent.action.kind,
+                clean(&intent.action.path)
+            )];
             lines.extend(intent.changes.iter().map(change));
             lines.push(format!("lease until {}", seconds(intent.lease_until)));
             lines
         }
         Entry::Applied { took_us } => vec![format!("applied in {took_us} us")],
-        Entry::Collected { command, status, output } => {
+        Entry::Collected {
+            command,
+            status,
+            output,
+        } => {
             let mut lines = vec![format!("collected {command} ({status})")];
             lines.extend(output.lines().take(12).map(clean));
             lines
@@ -102,7 +144,12 @@ fn say(entry: &Entry) -> Vec<String> {
 }
 
 fn change(change: &KnobChange) -> String {
-    format!("{}: {:?} -> {:?}", change.file, change.prior.trim(), change.value.trim())
+    format!(
+        "{}: {:?} -> {:?}",
+        change.file,
+        change.prior.trim(),
+        change.value.trim()
+    )
 }
 
 fn verified(outcome: &Outcome) -> Vec<String> {
@@ -127,7 +174,9 @@ fn put(text: &mut String, line: &str) {
 
 /// Control characters of foreign text must not reach the terminal.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 fn clip(line: &str) -> String {
