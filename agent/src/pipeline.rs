@@ -5,6 +5,7 @@
 
 mod keeper;
 mod restart;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 use tracing::{info, instrument, warn};
 
 pub use keeper::Keeper;
-pub use restart::{Resumed, resume};
+pub use restart::{Resumed, abandon, resume};
+pub use watch::SyscallWatch;
 
 use crate::{
     diagnosis::{self, DiagnosisConfig, RuleSet},
@@ -71,6 +73,10 @@ pub struct Stages {
     pub verify: VerifyConfig,
     /// Window of evidence before the alert.
     pub window: Duration,
+    /// How long the syscall pair counts before the first diagnosis; Prometheus is asked meanwhile.
+    pub syscall_watch: Duration,
+    /// Who wants the syscall pair attached.
+    pub watch: SyscallWatch,
     /// Effects that helped, until their leases end.
     pub keeper: Keeper,
     /// Own figures.
@@ -93,6 +99,8 @@ pub async fn handle(
     episode: Episode,
     mut resolved: watch::Receiver<bool>,
 ) -> Result<(), PipelineError> {
+    // Attached from here to the verdict: the record shows what the culprit asked of the kernel.
+    let _watched = stages.watch.begin(&stages.recorder);
     let evidence = look(stages, &episode).await;
     let diagnosis = think(stages, &episode, &evidence);
     remember(stages, &episode, &diagnosis, &evidence).await?;
@@ -103,8 +111,8 @@ pub async fn handle(
         Err(refusal) => return report_only(stages, episode.id, refusal).await,
     };
     act(stages, &intent).await?;
-    let outcome = check(stages, &diagnosis, &intent, &evidence, &mut resolved).await;
-    settle(stages, intent, outcome).await
+    let (outcome, after) = check(stages, &diagnosis, &intent, &evidence, &mut resolved).await;
+    settle(stages, intent, outcome, &after).await
 }
 
 /// Joins Prometheus' series with the kernel's evidence; what is missing is said, never waited for.
@@ -116,7 +124,11 @@ async fn look(stages: &Stages, episode: &Episode) -> Evidence {
         .sample(&queries, &episode.alert, now, &episode.trace);
     let recorder = stages.recorder.clone();
     let window = stages.window;
-    let observed = tokio::task::spawn_blocking(move || recorder.evidence(window));
+    let syscall_watch = stages.syscall_watch;
+    let observed = async move {
+        tokio::time::sleep(syscall_watch).await;
+        tokio::task::spawn_blocking(move || recorder.evidence(window)).await
+    };
     let (sampled, observed) = tokio::join!(sampled, observed);
     let mut evidence = observed.unwrap_or_else(|error| {
         warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
@@ -158,18 +170,7 @@ async fn remember(
     diagnosis: &Diagnosis,
     evidence: &Evidence,
 ) -> Result<(), PipelineError> {
-    let snapshot = match stages.ledger.store_evidence(episode.id, evidence).await {
-        Ok(reference) => Some(reference),
-        Err(error) => {
-            // The diagnosis is worth recording without its evidence; an action is not (below, the
-            // intent's own append decides).
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "the evidence was not stored"
-            );
-            None
-        }
-    };
+    let snapshot = store(stages, episode.id, evidence).await;
     let since_open = Timestamp::now()
         .duration_since(episode.opened_at)
         .as_millis();
@@ -184,6 +185,19 @@ async fn remember(
         since_open_ms,
     };
     Ok(stages.ledger.append(episode.id, entry).await?)
+}
+
+/// A diagnosis or an outcome is worth recording without its evidence; an intent is not, and its own
+/// append decides.
+async fn store(stages: &Stages, episode: EpisodeId, evidence: &Evidence) -> Option<String> {
+    match stages.ledger.store_evidence(episode, evidence).await {
+        Ok(reference) => Some(reference),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "the evidence was not stored");
+            None
+        }
+    }
 }
 
 /// Runs the diagnostic commands that the rule asks for, inside the sandbox slice. Their failure is
@@ -311,7 +325,7 @@ async fn check(
     intent: &Intent,
     before: &Evidence,
     resolved: &mut watch::Receiver<bool>,
-) -> Outcome {
+) -> (Outcome, Evidence) {
     let begun = Instant::now();
     let recovery = diagnosis
         .top
@@ -327,7 +341,10 @@ async fn check(
             _ = resolved.wait_for(|now| *now), if !*resolved.borrow() => {}
         }
         let recorder = stages.recorder.clone();
-        let since = begun.max(Instant::now() - Duration::from_millis(stages.verify.window_ms));
+        let window = Duration::from_millis(stages.verify.window_ms);
+        let since = Instant::now()
+            .checked_sub(window)
+            .map_or(begun, |earliest| earliest.max(begun));
         let window = tokio::task::spawn_blocking(move || recorder.evidence_since(since)).await;
         let Ok(after) = window else { continue };
         let lookup = |evidence: &Evidence, reading: &str| {
@@ -335,12 +352,12 @@ async fn check(
         };
         let judgement = verify::judge(&recovery, before, &after, lookup);
         if let Some(kind) = verifier.observe(Instant::now(), &judgement) {
-            let after_s = begun.elapsed().as_secs_f64();
-            return Outcome {
+            let outcome = Outcome {
                 kind,
                 checks: judgement.checks,
-                after_s,
+                after_s: begun.elapsed().as_secs_f64(),
             };
+            return (outcome, after);
         }
     }
 }
@@ -350,28 +367,29 @@ async fn settle(
     stages: &Arc<Stages>,
     intent: Intent,
     outcome: Outcome,
+    after: &Evidence,
 ) -> Result<(), PipelineError> {
     info!(outcome = ?outcome.kind, after_s = outcome.after_s, "verified");
     stages.metrics.verified(&intent, &outcome);
     let episode = intent.episode;
     let healed = outcome.kind == OutcomeKind::Healed;
-    stages
-        .ledger
-        .append_outcome(episode, vec![Entry::Verified { outcome }])
-        .await?;
+    let undone = if healed {
+        None
+    } else {
+        // Before anything is written down: what did not help must not wait for a disk.
+        Some(undo(stages, &intent, "did_not_help").await)
+    };
+    let snapshot = store(stages, episode, after).await;
+    let mut entries = vec![Entry::Verified { outcome, snapshot }];
+    if let Some(undone) = undone {
+        let at = Timestamp::now();
+        entries.extend([undone, Entry::Closed { at }]);
+    }
+    stages.ledger.append_outcome(episode, entries).await?;
     if healed {
         stages.keeper.hold(stages, intent);
-        return Ok(());
     }
-    let reason = "did_not_help";
-    let undone = undo(stages, &intent, reason).await;
-    let closed = Entry::Closed {
-        at: Timestamp::now(),
-    };
-    Ok(stages
-        .ledger
-        .append_outcome(episode, vec![undone, closed])
-        .await?)
+    Ok(())
 }
 
 /// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.

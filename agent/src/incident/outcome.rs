@@ -122,7 +122,8 @@ pub struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeKind {
-    /// Recovery was seen; the effect stays until its lease ends or the alert resolves.
+    /// Recovery was seen; the effect stays until its lease ends. Not only until the alert resolves:
+    /// it resolves because of the effect.
     Healed,
     /// No recovery within the time; undone.
     NoEffect,
@@ -203,6 +204,9 @@ pub enum Entry {
     Verified {
         /// The verdict.
         outcome: Outcome,
+        /// Safe-lane snapshot of the evidence after the action, if there is one.
+        #[serde(default)]
+        snapshot: Option<String>,
     },
     /// Prior values restored.
     RolledBack {

@@ -103,7 +103,7 @@ impl Incident {
                 Entry::Diagnosed { .. } if state == State::Open => State::Diagnosed,
                 Entry::Refused { .. } if state == State::Diagnosed => State::Reported,
                 Entry::Intended { .. } | Entry::Applied { .. } => State::Acting,
-                Entry::Verified { outcome } => {
+                Entry::Verified { outcome, .. } => {
                     healed = outcome.kind == OutcomeKind::Healed;
                     if healed {
                         State::Holding
@@ -145,7 +145,7 @@ impl Incident {
                 _ => None,
             })?;
         let healed = self.entries.iter().any(|line| {
-            matches!(&line.entry, Entry::Verified { outcome } if outcome.kind == OutcomeKind::Healed)
+            matches!(&line.entry, Entry::Verified { outcome, .. } if outcome.kind == OutcomeKind::Healed)
         });
         Some((intent, healed))
     }

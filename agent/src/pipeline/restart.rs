@@ -1,5 +1,6 @@
 //! After a start: what an earlier life left unfinished. An effect is undone or taken over, never
-//! repeated; an accepted episode that nothing was done for is handled now.
+//! repeated; an accepted episode that nothing was done for is handled now. And the same for an
+//! episode whose handling broke off in this life.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{Stages, undo};
 use crate::{
-    incident::{Entry, Episode, Outcome, OutcomeKind},
+    incident::{Entry, Episode, EpisodeId, Outcome, OutcomeKind},
     ledger::{Incident, LedgerError},
 };
 
@@ -77,14 +78,41 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
         checks: Vec::new(),
         after_s: 0.0,
     };
+    let snapshot = None;
     let entries = vec![
+        Entry::Verified { outcome, snapshot },
         undone,
-        Entry::Verified { outcome },
         Entry::Closed {
             at: Timestamp::now(),
         },
     ];
     stages.ledger.append_outcome(incident.id, entries).await
+}
+
+/// Ends an episode whose handling did not end by itself (an error, a panic, its deadline): an effect
+/// that nobody verified is undone first, whether or not the journal can still be told.
+pub async fn abandon(stages: &Arc<Stages>, id: EpisodeId, why: &str) -> Result<(), LedgerError> {
+    let found = stages.ledger.with_index(|index| index.get(id).cloned());
+    let Some(incident) = found.filter(|incident| !incident.closed()) else {
+        return Ok(());
+    };
+    let mut entries = Vec::new();
+    match incident.intent() {
+        // It helped, and its lease is kept.
+        Some((_, true)) => return Ok(()),
+        Some((intent, false)) if !incident.rolled_back() => {
+            entries.push(undo(stages, intent, "abandoned").await);
+        }
+        _ => {}
+    }
+    warn!(episode = %id, why, "the episode was abandoned");
+    entries.push(Entry::Failed {
+        error: why.to_owned(),
+    });
+    entries.push(Entry::Closed {
+        at: Timestamp::now(),
+    });
+    stages.ledger.append_outcome(id, entries).await
 }
 
 async fn close(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {

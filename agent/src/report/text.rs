@@ -131,7 +131,7 @@ fn say(entry: &Entry) -> Vec<String> {
             lines.extend(output.lines().take(12).map(clean));
             lines
         }
-        Entry::Verified { outcome } => verified(outcome),
+        Entry::Verified { outcome, .. } => verified(outcome),
         Entry::RolledBack { reason, left_alone } => {
             let mut lines = vec![format!("rolled back ({reason})")];
             lines.extend(left_alone.iter().map(|what| format!("left alone: {what}")));
