@@ -1,0 +1,3 @@
+//! The only wiring: what connects the stages without belonging to any.
+
+pub mod gate;
