@@ -12,6 +12,7 @@
 
 pub mod incident;
 
+pub mod app;
 pub mod cli;
 pub mod diagnosis;
 pub mod evidence;
@@ -19,9 +20,11 @@ pub mod intake;
 pub mod journal;
 pub mod ledger;
 pub mod remedy;
+pub mod report;
 pub mod routing;
 pub mod sampling;
 pub mod verify;
 
 pub mod clock;
 pub mod resilience;
+pub mod telemetry;

@@ -101,6 +101,14 @@ pub struct Txn {
     later_starts: Vec<(Key, Timestamp)>,
 }
 
+impl Txn {
+    /// How many later starts of open episodes it has seen so far: steps that change what the book
+    /// decides, so that they must be in the journal too.
+    pub fn later_starts(&self) -> usize {
+        self.later_starts.len()
+    }
+}
+
 /// An event read back from the journal, in the order of writing.
 #[derive(Clone, Copy, Debug)]
 pub enum Restored<'a> {

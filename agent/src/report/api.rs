@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Path, Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -21,6 +21,9 @@ use crate::{
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
 
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// What the readers share.
 #[derive(Clone)]
 pub struct ReportState {
@@ -28,6 +31,8 @@ pub struct ReportState {
     pub ledger: SharedLedger,
     /// Own figures.
     pub metrics: Arc<Metrics>,
+    /// Episodes waiting in all queues, asked at each scrape.
+    pub depth: Arc<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// The read-only routes.
@@ -85,9 +90,20 @@ async fn show(State(state): State<ReportState>, Path(id): Path<String>) -> Respo
         )
 }
 
-async fn metrics(State(state): State<ReportState>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match state.metrics.encode(&state.ledger) {
+/// OpenMetrics for who asks for it, the classic text format for everybody else.
+async fn metrics(State(state): State<ReportState>, headers: HeaderMap) -> Response {
+    let open = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|accept| accept.contains("application/openmetrics-text"));
+    state.metrics.queue_depth((state.depth)());
+    let (content_type, text) = if open {
+        (OPEN_METRICS, state.metrics.encode(&state.ledger))
+    } else {
+        (CLASSIC, state.metrics.encode_classic(&state.ledger))
+    };
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -96,3 +112,6 @@ async fn metrics(State(state): State<ReportState>) -> Response {
             .into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Own figures in OpenMetrics text. Labels are bounded: rule ids, action kinds, fixed words.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Mutex, PoisonError, atomic::AtomicU64},
 };
@@ -258,4 +259,50 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+
+    /// The same in the classic text format, version 0.0.4.
+    pub fn encode_classic(&self, ledger: &Ledger) -> Result<String, fmt::Error> {
+        self.encode(ledger).map(|text| classic(&text))
+    }
+}
+
+/// OpenMetrics text as classic text: the samples are the same; the classic format names a counter
+/// with its `_total`, has no `info`, no units and no end mark.
+fn classic(open: &str) -> String {
+    let mut kinds = HashMap::new();
+    for line in open.lines() {
+        let described = line.strip_prefix("# TYPE ");
+        if let Some((name, kind)) = described.and_then(|rest| rest.split_once(' ')) {
+            kinds.insert(name, kind);
+        }
+    }
+    let mut text = String::with_capacity(open.len());
+    for line in open.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let mut words = line.splitn(4, ' ');
+        let described = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) => Some((what, name, rest)),
+            _ => None,
+        };
+        let Some((what, name, rest)) = described else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let kind = kinds.get(name).copied();
+        let suffix = match kind {
+            Some("counter") => "_total",
+            Some("info") => "_info",
+            _ => "",
+        };
+        let rest = match (what, rest) {
+            ("TYPE", "info") => "gauge",
+            ("TYPE", "unknown") => "untyped",
+            (_, rest) => rest,
+        };
+        text.push_str(&format!("# {what} {name}{suffix} {rest}\n"));
+    }
+    text
 }

@@ -1,0 +1,92 @@
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+use super::*;
+use crate::{journal::JournalConfig, ledger::Ledger};
+
+fn state(dir: &std::path::Path) -> ReportState {
+    let config = JournalConfig {
+        dir: dir.to_owned(),
+        writer_nice: 0,
+        ..JournalConfig::default()
+    };
+    let (ledger, _) = Ledger::open(&config, 10).unwrap();
+    ReportState {
+        ledger: Arc::new(ledger),
+        metrics: Arc::new(Metrics::new()),
+        depth: Arc::new(|| 3),
+    }
+}
+
+async fn get_text(state: &ReportState, path: &str, accept: &str) -> (StatusCode, String, String) {
+    let request = Request::get(path)
+        .header(header::ACCEPT, accept)
+        .body(Body::empty())
+        .unwrap();
+    let response = routes(state.clone()).oneshot(request).await.unwrap();
+    let status = response.status();
+    let kind = response.headers()[header::CONTENT_TYPE]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, kind, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    state.metrics.accepted("opened", 2);
+    let (status, kind, text) = get_text(&state, "/metrics", "*/*").await;
+    assert_eq!((status, kind.as_str()), (StatusCode::OK, CLASSIC));
+    for line in [
+        "# TYPE paramedic_alerts_total counter",
+        "paramedic_alerts_total{reason=\"opened\"} 2",
+        "# TYPE paramedic_build_info gauge",
+        "# TYPE paramedic_diagnosis_duration_seconds histogram",
+        "paramedic_queue_depth 3",
+        "paramedic_journal_writable 1",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in:\n{text}"
+        );
+    }
+    assert!(
+        !text.contains("# EOF") && !text.contains("# UNIT"),
+        "{text}"
+    );
+    let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    for line in described {
+        let kind = line.split(' ').nth(1).unwrap();
+        assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+    }
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    let (_, kind, text) = get_text(&state, "/metrics", accept).await;
+    assert_eq!(kind, OPEN_METRICS);
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test]
+async fn incidents_that_are_not_there_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    let (status, _, text) = get_text(&state, "/api/v1/incidents", "*/*").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::OK, "{\"incidents\":[]}")
+    );
+    let (status, _, text) = get_text(&state, "/api/v1/incidents/1", "*/*").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("not ep- and 32 hexadecimal digits"), "{text}");
+    let id = "ep-000000000000000000000000000000ff";
+    let path = format!("/api/v1/incidents/{id}");
+    let (status, _, text) = get_text(&state, &path, "*/*").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(
+        text.contains(&format!("paramedic incidents show {id}")),
+        "{text}"
+    );
+}
