@@ -1,6 +1,7 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
 pub(crate) mod check;
+pub(crate) mod diagnose;
 pub(crate) mod test_rules;
 
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ enum Command {
     /// Run the cases beside the rules
     #[command(subcommand)]
     Test(Test),
+    /// Watch this host for some seconds and say what is wrong with it; changes nothing
+    Diagnose(diagnose::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +61,7 @@ impl Cli {
         match self.command {
             Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
+            Command::Diagnose(args) => diagnose::diagnose(&args),
         }
     }
 }

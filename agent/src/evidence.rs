@@ -1,5 +1,50 @@
 //! Stage: evidence. The kernel's own account of the last minutes, from probes and readers.
+//!
+//! - [`kernel`]: what the probes count, behind a trait;
+//! - `host`, `filesystems`, `pressure`, `cgroup`, `process`: readers, each parsing apart from reading;
+//! - `sample`: all cumulative counters at one moment; `window`: the difference of two of them;
+//! - `account`: windows summed up into one [`crate::incident::Evidence`];
+//! - [`recorder`]: the thread that keeps the last minutes of windows in fixed memory.
 
+mod account;
+mod cgroup;
+mod config;
+mod counters;
+mod coverage;
+mod filesystems;
+mod host;
 pub mod kernel;
+mod mounts;
+mod pressure;
+mod process;
+pub mod recorder;
+mod sample;
+mod syscalls;
+mod window;
 
+#[cfg(test)]
+mod tests;
+
+pub use config::EvidenceConfig;
 pub use kernel::{KernelCounts, KernelProbes, NoKernel, ProbeState, ProbeStatus};
+pub use recorder::{Recorder, RecorderStats};
+
+/// Why this host cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// A setting is out of bounds.
+    #[error("evidence settings are out of bounds: {}", .0.join("; "))]
+    Config(Vec<String>),
+    /// Without this file nothing can be said about the node.
+    #[error("cannot read {path}: is /proc mounted?")]
+    Proc {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: procfs::ProcError,
+    },
+    /// The recorder's thread could not be started.
+    #[error("cannot start the recorder's thread")]
+    Thread(#[source] std::io::Error),
+}

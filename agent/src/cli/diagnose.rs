@@ -1,24 +1,20 @@
 //! `paramedic diagnose`: one diagnosis of this host now, with nothing recorded and nothing done.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
 
 use super::EXIT_OK;
 use crate::{
-    config::Config,
-    diagnosis::{self, RuleSet, explain},
-    evidence::{Recorder, probes::Probes},
-    incident::{Alert, AlertStatus, Fingerprint, Source},
+    diagnosis::{self, DiagnosisConfig, RuleSet, explain},
+    evidence::{EvidenceConfig, KernelProbes, NoKernel, Recorder},
+    incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
 };
 
 /// Arguments of `paramedic diagnose`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file; the defaults if left out
-    #[arg(long)]
-    config: Option<PathBuf>,
     /// Seconds to watch before the diagnosis
     #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
@@ -27,44 +23,73 @@ pub struct Args {
     json: bool,
 }
 
+/// What a diagnosis goes by.
+struct Settings {
+    rules: RuleSet,
+    evidence: EvidenceConfig,
+    diagnosis: DiagnosisConfig,
+    probes: Arc<dyn KernelProbes>,
+}
+
+/// The one place where configuration and probes come in.
+fn settings() -> anyhow::Result<Settings> {
+    let rules = RuleSet::shipped().map_err(|findings| {
+        let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("the rules were refused:\n{}", findings.join("\n"))
+    })?;
+    Ok(Settings {
+        rules,
+        evidence: EvidenceConfig::default(),
+        diagnosis: DiagnosisConfig::default(),
+        probes: Arc::new(NoKernel),
+    })
+}
+
 /// Watches this host and prints the ranked answer.
 pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
-    let config = match &args.config {
-        Some(file) => Config::load(file)?,
-        None => Config::shipped(),
-    };
-    let rules = RuleSet::from_dirs(&config.rules.dirs).map_err(|findings| {
-        anyhow::anyhow!("the rules were refused:\n{}", diagnosis::list(&findings))
-    })?;
-    let probes = Arc::new(Probes::start(&config.probes));
-    let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
+    let settings = settings()?;
+    let recorder =
+        Recorder::start(&settings.evidence, settings.probes).context("cannot start the readers")?;
+    // The first window begins with the recorder, so all of it is this command's own watch.
     let window = Duration::from_secs(args.seconds);
     std::thread::sleep(window);
-    let evidence = recorder.evidence(window);
-    let labels = [("alertname".to_owned(), "manual".to_owned())].into();
-    let alert = Alert {
-        status: AlertStatus::Firing,
-        fingerprint: Fingerprint::of(&labels),
-        labels,
-        annotations: [].into(),
-        starts_at: Timestamp::now(),
-        ends_at: None,
-    };
+    let evidence = recorder.evidence(window + settings.evidence.period());
     let answer = diagnosis::diagnose(
-        &rules,
-        &alert,
+        &settings.rules,
+        &by_hand(),
         &Source::Manual,
         &evidence,
-        &config.diagnosis,
+        &settings.diagnosis,
     );
     if args.json {
         let out = serde_json::json!({ "diagnosis": answer, "evidence": evidence });
         println!("{}", serde_json::to_string_pretty(&out)?);
     } else {
         print!("{}", explain(&answer));
-        for gap in evidence.coverage.iter().filter(|source| !source.complete) {
-            println!("  {}: {}", gap.source, gap.note);
-        }
+        print!("{}", gaps(&evidence));
     }
     Ok(EXIT_OK)
+}
+
+/// The alert that nobody sent.
+fn by_hand() -> Alert {
+    let labels = [("alertname".to_owned(), "manual".to_owned())].into();
+    Alert {
+        status: AlertStatus::Firing,
+        fingerprint: Fingerprint::of(&labels),
+        labels,
+        annotations: [].into(),
+        starts_at: Timestamp::now(),
+        ends_at: None,
+    }
+}
+
+/// What was not there to see, a line each.
+fn gaps(evidence: &Evidence) -> String {
+    evidence
+        .coverage
+        .iter()
+        .filter(|source| !source.complete)
+        .map(|gap| format!("  {}: {}\n", gap.source, gap.note))
+        .collect()
 }

@@ -1,0 +1,300 @@
+//! The node as a whole, from `/proc`: cumulative counters and levels at one moment.
+
+use std::{collections::HashSet, fs, io, path::Path};
+
+use procfs::{
+    DiskStat, DiskStats, FromRead, FromReadSI, KernelStats, LoadAverage, Meminfo, VmStat,
+    current_system_info,
+};
+
+use super::{
+    EvidenceError,
+    counters::{Count, HostCounter, HostCounters},
+    pressure::{self, Stalled},
+};
+
+/// Disks watched at most, the most used first.
+const DISKS_MAX: usize = 32;
+/// Not disks, whatever their statistics say.
+const NO_DISKS: &[&str] = &["ram", "zram", "fd", "sr"];
+const SECTOR_BYTES: u64 = 512;
+
+/// One disk's cumulative counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DiskCounters {
+    /// Major and minor number.
+    pub device: (i32, i32),
+    /// Milliseconds in which at least one request was in flight.
+    pub busy_ms: u64,
+    /// Requests completed.
+    pub requests: u64,
+    /// Milliseconds that these took altogether.
+    pub waited_ms: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+}
+
+/// The node at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct HostSample {
+    pub counters: HostCounters,
+    pub disks: Vec<DiskCounters>,
+    /// CPUs that are online.
+    pub cpus: usize,
+    /// Tasks running or waiting for a CPU, this one excepted.
+    pub runnable: Option<u32>,
+    /// Bytes.
+    pub memory_total: Option<u64>,
+    /// Bytes that programs can have without swapping.
+    pub memory_available: Option<u64>,
+    /// 0 to 1; absent without swap.
+    pub swap_used: Option<f64>,
+    /// Tasks (processes and threads), as cgroups' `pids.current` counts them.
+    pub tasks: Option<u32>,
+}
+
+/// What only changes when hardware does; asked again every few seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hardware {
+    /// Names of whole block devices; partitions of them would count twice.
+    disks: HashSet<String>,
+}
+
+impl Hardware {
+    pub(super) fn read() -> Self {
+        let names = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        Self {
+            // sysfs can't have a slash in a name.
+            disks: names
+                .filter_map(|entry| Some(entry.file_name().to_str()?.replace('!', "/")))
+                .filter(|name| !is_no_disk(name))
+                .collect(),
+        }
+    }
+}
+
+fn is_no_disk(name: &str) -> bool {
+    NO_DISKS.iter().any(|prefix| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    })
+}
+
+/// Reads the node. Only `/proc/stat` must be there; the rest is absent where it is not.
+pub(super) fn read(hardware: &Hardware) -> Result<HostSample, EvidenceError> {
+    let path = "/proc/stat";
+    let stat = KernelStats::from_file(path, current_system_info())
+        .map_err(|source| EvidenceError::Proc { path, source })?;
+    Ok(assemble(
+        &stat,
+        [
+            pressure_of("/proc/pressure/cpu"),
+            pressure_of("/proc/pressure/memory"),
+            pressure_of("/proc/pressure/io"),
+        ],
+        VmStat::from_file("/proc/vmstat").ok().as_ref(),
+        Meminfo::from_file("/proc/meminfo").ok().as_ref(),
+        LoadAverage::from_file("/proc/loadavg").ok().as_ref(),
+        DiskStats::from_file("/proc/diskstats")
+            .ok()
+            .map(|all| disks(&all, &hardware.disks))
+            .unwrap_or_default(),
+    ))
+}
+
+/// Whether this kernel tells its pressure at all.
+pub(super) fn has_pressure() -> Result<(), io::Error> {
+    fs::read_to_string(Path::new("/proc/pressure/cpu")).map(drop)
+}
+
+fn pressure_of(path: &str) -> Stalled {
+    fs::read_to_string(path).map_or(Stalled::ABSENT, |text| pressure::parse(&text))
+}
+
+fn assemble(
+    stat: &KernelStats,
+    [cpu, memory, io]: [Stalled; 3],
+    vmstat: Option<&VmStat>,
+    meminfo: Option<&Meminfo>,
+    load: Option<&LoadAverage>,
+    disks: Vec<DiskCounters>,
+) -> HostSample {
+    let total = &stat.total;
+    let or_zero = |field: Option<u64>| field.unwrap_or(0);
+    // `user` and `nice` contain `guest` and `guest_nice`.
+    let busy =
+        total.user + total.nice + total.system + or_zero(total.irq) + or_zero(total.softirq);
+    let all = busy + total.idle + or_zero(total.iowait) + or_zero(total.steal);
+    let vm = |name: &str| -> Count {
+        let value = vmstat.and_then(|vmstat| vmstat.0.get(name).copied());
+        value.and_then(|value| u64::try_from(value).ok()).into()
+    };
+    let mut counters = [Count::ABSENT; HostCounter::N];
+    let mut set = |column: HostCounter, count: Count| counters[column as usize] = count;
+    set(HostCounter::CpuTotal, Count::new(all));
+    set(HostCounter::CpuBusy, Count::new(busy));
+    set(HostCounter::CpuIowait, total.iowait.into());
+    set(HostCounter::CpuSteal, total.steal.into());
+    set(HostCounter::PsiCpuSome, cpu.some);
+    set(HostCounter::PsiCpuFull, cpu.full);
+    set(HostCounter::PsiMemorySome, memory.some);
+    set(HostCounter::PsiMemoryFull, memory.full);
+    set(HostCounter::PsiIoSome, io.some);
+    set(HostCounter::PsiIoFull, io.full);
+    set(HostCounter::ScanDirect, vm("pgscan_direct"));
+    set(HostCounter::MajorFaults, vm("pgmajfault"));
+    set(HostCounter::OomKills, vm("oom_kill"));
+    set(HostCounter::Forks, Count::new(stat.processes));
+    HostSample {
+        counters,
+        disks,
+        cpus: stat.cpu_time.len().max(1),
+        runnable: stat.procs_running.map(|running| running.saturating_sub(1)),
+        memory_total: meminfo.map(|meminfo| meminfo.mem_total),
+        memory_available: meminfo.and_then(|meminfo| meminfo.mem_available),
+        swap_used: meminfo
+            .filter(|meminfo| meminfo.swap_total > 0)
+            .map(|meminfo| {
+                let used = meminfo.swap_total.saturating_sub(meminfo.swap_free);
+                used as f64 / meminfo.swap_total as f64
+            }),
+        tasks: load.map(|load| load.max),
+    }
+}
+
+/// Whole disks that were ever used, the most used first.
+fn disks(all: &DiskStats, whole: &HashSet<String>) -> Vec<DiskCounters> {
+    let mut disks: Vec<DiskCounters> = all
+        .0
+        .iter()
+        .filter(|disk| whole.contains(&disk.name))
+        .map(of_disk)
+        .filter(|disk| disk.requests > 0 || disk.busy_ms > 0)
+        .collect();
+    disks.sort_by_key(|disk| std::cmp::Reverse(disk.busy_ms));
+    disks.truncate(DISKS_MAX);
+    disks
+}
+
+fn of_disk(disk: &DiskStat) -> DiskCounters {
+    let or_zero = |field: Option<u64>| field.unwrap_or(0);
+    DiskCounters {
+        device: (disk.major, disk.minor),
+        busy_ms: disk.time_in_progress,
+        requests: disk.reads + disk.writes + or_zero(disk.discards) + or_zero(disk.flushes),
+        waited_ms: disk.time_reading
+            + disk.time_writing
+            + or_zero(disk.time_discarding)
+            + or_zero(disk.time_flushing),
+        bytes: (disk.sectors_read + disk.sectors_written).saturating_mul(SECTOR_BYTES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use procfs::{DiskStats, FromRead, FromReadSI, KernelStats, LoadAverage, Meminfo, VmStat};
+
+    use super::{
+        Count, DiskCounters, Hardware, HostCounter, HostSample, Stalled, assemble, disks,
+        is_no_disk, read,
+    };
+
+    const STAT: &str = "\
+cpu  100 20 30 4000 50 6 7 8 90 0
+cpu0 50 10 15 2000 25 3 3 4 45 0
+cpu1 50 10 15 2000 25 3 4 4 45 0
+intr 12345 0 0
+ctxt 9000
+btime 1700000000
+processes 777
+procs_running 4
+procs_blocked 1
+softirq 1 2 3
+";
+    const MEMINFO: &str = "\
+MemTotal:        2000000 kB
+MemFree:          100000 kB
+MemAvailable:     500000 kB
+Buffers:               0 kB
+Cached:           300000 kB
+SwapCached:            0 kB
+Active:                0 kB
+Inactive:              0 kB
+SwapTotal:        400000 kB
+SwapFree:         300000 kB
+Dirty:                 0 kB
+Writeback:             0 kB
+Mapped:                0 kB
+Slab:                  0 kB
+Committed_AS:          0 kB
+VmallocTotal:          0 kB
+VmallocUsed:           0 kB
+VmallocChunk:          0 kB
+";
+    const DISKSTATS: &str = "\
+   1       0 ram0 9 0 9 9 9 0 9 9 0 9 9
+ 254       0 vda 100 0 2048 40 200 0 4096 60 0 500 100 1 0 8 5 10 15
+ 254       1 vda1 90 0 2000 40 190 0 4000 60 0 490 100 1 0 8 5 10 15
+ 254      16 vdb 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0
+";
+
+    fn captured() -> HostSample {
+        let info = procfs::current_system_info();
+        assemble(
+            &KernelStats::from_read(STAT.as_bytes(), info).unwrap(),
+            [Stalled::ABSENT; 3],
+            Some(
+                &VmStat::from_read("pgscan_direct 5\npgmajfault 6\noom_kill 1\n".as_bytes())
+                    .unwrap(),
+            ),
+            Some(&Meminfo::from_read(MEMINFO.as_bytes()).unwrap()),
+            Some(&LoadAverage::from_read("1.0 1.0 1.0 4/321 999\n".as_bytes()).unwrap()),
+            Vec::new(),
+        )
+    }
+
+    #[test]
+    fn busy_is_what_worked_and_steal_is_not() {
+        let sample = captured();
+        let of = |column: HostCounter| sample.counters[column as usize];
+        assert_eq!(of(HostCounter::CpuBusy), Count::new(100 + 20 + 30 + 6 + 7));
+        assert_eq!(of(HostCounter::CpuTotal), Count::new(163 + 4000 + 50 + 8));
+        assert_eq!(of(HostCounter::CpuSteal), Count::new(8));
+        assert_eq!(of(HostCounter::Forks), Count::new(777));
+        assert_eq!(of(HostCounter::MajorFaults), Count::new(6));
+        assert_eq!(of(HostCounter::PsiIoSome), Count::ABSENT);
+        assert_eq!((sample.cpus, sample.runnable), (2, Some(3)));
+    }
+
+    #[test]
+    fn memory_is_in_bytes_and_swap_a_share() {
+        let sample = captured();
+        assert_eq!(sample.memory_total, Some(2_000_000 * 1024));
+        assert_eq!(sample.memory_available, Some(500_000 * 1024));
+        assert_eq!(sample.swap_used, Some(0.25));
+        assert_eq!(sample.tasks, Some(321));
+    }
+
+    #[test]
+    fn partitions_and_memory_disks_count_nothing() {
+        let all = DiskStats::from_read(DISKSTATS.as_bytes()).unwrap();
+        let whole = ["vda", "vdb"].map(String::from).into();
+        let expected = DiskCounters {
+            device: (254, 0),
+            busy_ms: 500,
+            requests: 100 + 200 + 1 + 10,
+            waited_ms: 40 + 60 + 5 + 15,
+            bytes: (2048 + 4096) * 512,
+        };
+        assert_eq!(disks(&all, &whole), [expected]);
+        assert!(is_no_disk("ram0") && is_no_disk("zram1") && is_no_disk("sr0"));
+        assert!(!is_no_disk("sda") && !is_no_disk("srv") && !is_no_disk("nvme0n1"));
+    }
+
+    #[test]
+    fn this_host_can_be_read() {
+        let sample = read(&Hardware::read()).unwrap();
+        assert!(sample.memory_total.unwrap() > 0);
+        assert!(sample.counters[HostCounter::CpuTotal as usize].get().unwrap() > 0);
+    }
+}

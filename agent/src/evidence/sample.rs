@@ -1,0 +1,246 @@
+//! All cumulative counters of this host at one moment.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    EvidenceConfig, EvidenceError,
+    cgroup::{Bounds, Cgroups, Walk, Walker},
+    counters::{Count, Counter, Gauge},
+    filesystems::{self, Fullest},
+    host::{self, Hardware, HostSample},
+    kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus},
+    mounts::Mounts,
+    process::{self, Members, Newcomers, Processes},
+};
+use crate::incident::CgroupId;
+
+/// Mounts, disks and (where a controller is missing) all processes are looked at this often.
+const SLOW: Duration = Duration::from_secs(10);
+/// How full filesystems are may be this old.
+const FULLEST: Duration = Duration::from_secs(1);
+
+/// What the probes said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KernelSample {
+    pub counts: KernelCounts,
+    pub statuses: Vec<ProbeStatus>,
+    /// Process events lost so far.
+    pub lost: u64,
+}
+
+impl KernelSample {
+    pub(super) fn counting(&self, name: &str) -> bool {
+        self.statuses
+            .iter()
+            .any(|probe| probe.name == name && probe.state == ProbeState::Attached)
+    }
+}
+
+/// This host at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    pub at: Instant,
+    pub wall: Timestamp,
+    /// CPU time that taking it took.
+    pub took: Duration,
+    pub host: HostSample,
+    pub has_cgroups: bool,
+    pub cgroups: Cgroups,
+    pub walk: Walk,
+    pub fullest: Fullest,
+    /// Local filesystems beyond the limit.
+    pub filesystems_left_out: usize,
+    pub kernel: KernelSample,
+    /// Where the fork probe does not count.
+    pub newcomers: Newcomers,
+}
+
+/// Takes samples; keeps what they share.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    config: EvidenceConfig,
+    probes: Arc<dyn KernelProbes>,
+    walker: Walker,
+    processes: Processes,
+    hardware: Hardware,
+    mounts: Mounts,
+    slow_at: Option<Instant>,
+    fullest: Fullest,
+    fullest_at: Option<Instant>,
+    members: HashMap<String, Members>,
+    members_at: Option<Instant>,
+}
+
+impl Sampler {
+    pub(super) fn new(config: EvidenceConfig, probes: Arc<dyn KernelProbes>) -> Self {
+        Self {
+            config,
+            probes,
+            walker: Walker::default(),
+            processes: Processes::default(),
+            hardware: Hardware::default(),
+            mounts: Mounts::default(),
+            slow_at: None,
+            fullest: Fullest::default(),
+            fullest_at: None,
+            members: HashMap::new(),
+            members_at: None,
+        }
+    }
+
+    /// Takes a sample. `earlier` is the last one, if any.
+    pub(super) fn sample(&mut self, earlier: Option<&Sample>) -> Result<Sample, EvidenceError> {
+        let begun = cpu_time();
+        self.refresh_slow(Instant::now());
+        let host = host::read(&self.hardware)?;
+        // The host's counters were read now; that is the moment which rates refer to.
+        let at = Instant::now();
+        let wall = Timestamp::now();
+        let kernel = self.kernel();
+        let (mut cgroups, walk) = self.cgroups(earlier);
+        add_kernel_counts(&mut cgroups, &kernel);
+        if !cgroups.is_empty() {
+            self.add_members(&mut cgroups, walk, at);
+        }
+        let newcomers = if kernel.counting("fork") {
+            self.processes.forget();
+            Newcomers::default()
+        } else {
+            self.processes.newcomers(self.config.processes_max)
+        };
+        if is_due(self.fullest_at, at, FULLEST) {
+            self.fullest = filesystems::fullest(&self.mounts.local);
+            self.fullest_at = Some(at);
+        }
+        Ok(Sample {
+            at,
+            wall,
+            took: cpu_time().saturating_sub(begun),
+            host,
+            has_cgroups: self.mounts.cgroup2.is_some(),
+            cgroups,
+            walk,
+            fullest: self.fullest,
+            filesystems_left_out: self.mounts.left_out,
+            kernel,
+            newcomers,
+        })
+    }
+
+    /// The last sample ends a window that is kept: what is counted per window begins anew.
+    pub(super) fn close_window(&mut self) {
+        self.processes.close_window();
+    }
+
+    fn refresh_slow(&mut self, now: Instant) {
+        if !is_due(self.slow_at, now, SLOW) {
+            return;
+        }
+        self.hardware = Hardware::read();
+        if let Some(mounts) = Mounts::read() {
+            self.mounts = mounts;
+        }
+        self.slow_at = Some(now);
+    }
+
+    fn kernel(&self) -> KernelSample {
+        let statuses = self.probes.statuses();
+        let counts = self.probes.counts();
+        let dropped: u64 = statuses
+            .iter()
+            .filter(|probe| probe.name != "syscalls")
+            .map(|probe| probe.drops)
+            .sum();
+        KernelSample {
+            lost: dropped.saturating_add(counts.unattributed),
+            counts,
+            statuses,
+        }
+    }
+
+    fn cgroups(&mut self, earlier: Option<&Sample>) -> (Cgroups, Walk) {
+        let Some(mount) = self.mounts.cgroup2.as_deref().map(PathBuf::from) else {
+            return (Cgroups::new(), Walk::default());
+        };
+        let none = Cgroups::new();
+        let earlier = earlier.map_or(&none, |sample| &sample.cgroups);
+        let bounds = Bounds {
+            cgroups: self.config.cgroups_max,
+            depth: self.config.cgroup_depth_max,
+        };
+        self.walker.walk(&mount, earlier, bounds)
+    }
+
+    /// Where no cgroup has the memory or the pids controller, processes stand in.
+    fn add_members(&mut self, cgroups: &mut Cgroups, walk: Walk, now: Instant) {
+        if walk.memory && walk.pids {
+            self.members = HashMap::new();
+            self.members_at = None;
+            return;
+        }
+        if is_due(self.members_at, now, SLOW) {
+            self.members = process::members(self.config.processes_max);
+            self.members_at = Some(now);
+        }
+        for sample in cgroups.values_mut() {
+            let members = self.members.get(&*sample.path).copied().unwrap_or_default();
+            if !walk.memory {
+                sample.memory_by_processes = true;
+                sample.gauges[Gauge::Memory as usize] = Count::new(members.resident);
+                sample.gauges[Gauge::Own as usize] = Count::new(members.anonymous);
+                sample.gauges[Gauge::Anon as usize] = Count::new(members.anonymous);
+            }
+            if !walk.pids {
+                sample.pids_by_processes = true;
+                sample.gauges[Gauge::Pids as usize] = Count::new(members.tasks);
+            }
+        }
+    }
+}
+
+/// CPU time of this thread. Waiting for a CPU costs nobody anything, and on a host that is busy the
+/// recorder must not become slower for it.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+fn is_due(last: Option<Instant>, now: Instant, every: Duration) -> bool {
+    last.is_none_or(|last| now.saturating_duration_since(last) >= every)
+}
+
+/// Where a probe counts, a cgroup that it does not know has none of its events.
+fn add_kernel_counts(cgroups: &mut Cgroups, kernel: &KernelSample) {
+    let [fork, exec, exit, oom, syscalls] =
+        ["fork", "exec", "exit", "oom", "syscalls"].map(|name| kernel.counting(name));
+    let mut errors: HashMap<CgroupId, u64> = HashMap::new();
+    for ((id, _), counts) in &kernel.counts.syscalls {
+        *errors.entry(*id).or_default() += counts.errors;
+    }
+    for (id, sample) in cgroups {
+        let counts = kernel.counts.processes.get(id).copied().unwrap_or_default();
+        let mut set = |when: bool, column: Counter, count: u64| {
+            if when {
+                sample.counters[column as usize] = Count::new(count);
+            }
+        };
+        set(fork, Counter::Forks, counts.forks);
+        set(exec, Counter::Execs, counts.execs);
+        set(exit, Counter::Exits, counts.exits);
+        let total = errors.get(id).copied().unwrap_or(0);
+        set(syscalls, Counter::SyscallErrors, total);
+        // `memory.events` is the kernel's own book and there from the cgroup's beginning.
+        let no_book = sample.counters[Counter::OomKills as usize] == Count::ABSENT;
+        let sample_oom = &mut sample.counters[Counter::OomKills as usize];
+        if oom && no_book {
+            *sample_oom = Count::new(counts.oom_kills);
+        }
+    }
+}

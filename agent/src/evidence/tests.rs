@@ -1,0 +1,1 @@
+//! Differences and sums on made-up samples.
