@@ -5,7 +5,7 @@
 //! that no alert meets a half-known past. A stop goes the other way round: intake closes, episodes
 //! that are being handled get their grace time, leases stay in the journal, the journal closes last.
 
-mod gate;
+pub mod gate;
 mod privileges;
 
 use std::{
@@ -13,10 +13,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use gate::Gate;
@@ -25,17 +23,14 @@ use crate::{
     clock::SystemClock,
     config::{Config, RulesConfig},
     diagnosis::{Finding, RuleSet},
-    evidence::{
-        EvidenceError, KernelProbes, ProbeState, Recorder,
-        probes::Probes,
-    },
+    evidence::{EvidenceError, KernelProbes, ProbeState, Recorder, probes::Probes},
     intake::{self, ServerError},
     journal::JournalError,
     ledger::{Found, Ledger, LedgerError, SharedLedger},
     pipeline::{self, Keeper, Stages, SyscallWatch},
     remedy::{Remedies, RemedyError},
     report::{self, Metrics, ReportState},
-    routing::Router,
+    routing::{Drained, Handler, OnFailure, Router},
     sampling::{Sampler, SamplingError},
 };
 
@@ -46,7 +41,9 @@ pub enum AppError {
     #[error(transparent)]
     Server(#[from] ServerError),
     /// The state directory cannot be used.
-    #[error("cannot open the journal in {dir}: is another agent running there, or is state_dir not writable?")]
+    #[error(
+        "cannot open the journal in {dir}: is another agent running there, or is state_dir not writable?"
+    )]
     Journal {
         /// The journal's directory.
         dir: String,
@@ -86,5 +83,253 @@ pub fn load_rules(config: &RulesConfig) -> Result<RuleSet, Vec<Finding>> {
         RuleSet::shipped()
     } else {
         RuleSet::load(&config.dirs)
+    }
+}
+
+/// An agent that is built and bound, not yet running.
+pub struct App {
+    config: Config,
+    server: Server,
+    stages: Arc<Stages>,
+}
+
+impl App {
+    /// Binds, opens the journal, loads rules and probes. Nothing is changed on the system yet.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        for sentence in own_missing_privileges() {
+            warn!("{sentence}");
+        }
+        let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+        let server = Server::bind(config.intake.clone()).await?;
+        let ledger = open_ledger(&config)?;
+        let probes: Arc<dyn KernelProbes> = Arc::new(Probes::start(&config.probes));
+        report_probes(probes.as_ref());
+        let stages = Arc::new(Stages {
+            ledger,
+            sampler: Sampler::new(&config.sampling, SystemClock::shared())?,
+            recorder: Arc::new(Recorder::start(&config.evidence, probes)?),
+            rules: RwLock::new(Arc::new(rules)),
+            diagnosis: config.diagnosis.clone(),
+            remedies: Arc::new(Remedies::new(&config.remedy)?),
+            verify: config.verify.clone(),
+            window: config.evidence.window(),
+            syscall_watch: Duration::from_millis(config.evidence.syscall_watch_ms),
+            watch: SyscallWatch::default(),
+            keeper: Keeper::default(),
+            metrics: Arc::new(Metrics::new()),
+        });
+        Ok(Self {
+            config,
+            server,
+            stages,
+        })
+    }
+
+    /// Settles the past, opens intake, and serves until SIGTERM or SIGINT; SIGHUP reloads the rules.
+    pub async fn run(self) -> Result<(), AppError> {
+        let Self {
+            config,
+            server,
+            stages,
+        } = self;
+        let mut signals = Signals::new()?;
+        let resumed = pipeline::resume(&stages).await.map_err(AppError::Resume)?;
+        info!(
+            again = resumed.again.len(),
+            rolled_back = resumed.rolled_back,
+            taken_over = resumed.taken_over,
+            "settled what an earlier run left"
+        );
+        let router = start_router(&config, &stages);
+        let (ledger, metrics) = (stages.ledger.clone(), stages.metrics.clone());
+        let gate = Arc::new(Gate::new(
+            &config.intake,
+            ledger.clone(),
+            router.clone(),
+            metrics.clone(),
+        ));
+        ledger.with_index(|index| gate.restore(index));
+        for (episode, resolved) in resumed.again {
+            router.readmit(episode, resolved);
+        }
+        let depth = router.clone();
+        let report = report::routes(ReportState {
+            ledger: ledger.clone(),
+            metrics,
+            depth: Arc::new(move || depth.depth()),
+        });
+        let stop = CancellationToken::new();
+        let address = server.local_addr();
+        let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
+        info!(%address, level = ?config.remedy.level, "ready");
+        while signals.next().await == What::Reload {
+            reload(&stages, &config.rules);
+        }
+        info!("stopping");
+        stop.cancel();
+        if serving.await.is_err() {
+            error!("the HTTP server panicked");
+        }
+        gate.close().await;
+        let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
+        let drained = router.drain(grace).await;
+        if drained != Drained::default() {
+            warn!(
+                queued = drained.queued,
+                cut = drained.cut,
+                "episodes are left for the next start; the journal has them"
+            );
+        }
+        stages.keeper.close().await;
+        match pipeline::leave(&stages).await {
+            Ok(0) => {}
+            Ok(undone) => info!(undone, "effects still in force were undone"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(
+                    error,
+                    "not every undoing was recorded; the next start checks them again"
+                );
+            }
+        }
+        if let Err(error) = ledger.journal().clone().close().await {
+            error!(
+                error = &error as &dyn std::error::Error,
+                "the journal did not close in time"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn own_missing_privileges() -> Vec<String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    privileges::missing(&status)
+}
+
+fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {
+    let (ledger, found) =
+        Ledger::open(&config.journal, config.incidents_max).map_err(|source| {
+            AppError::Journal {
+                dir: config.journal.dir.display().to_string(),
+                source,
+            }
+        })?;
+    let Found {
+        cuts,
+        corruption,
+        unreadable,
+    } = found;
+    for cut in &cuts {
+        info!(%cut, "the journal's tail was cut: nothing acknowledged was in it");
+    }
+    for damage in &corruption {
+        error!(%damage, "the journal is damaged and read-only: this agent only reports");
+    }
+    for (lsn, why) in &unreadable {
+        warn!(
+            lsn = lsn.0,
+            why, "a record of the journal cannot be decoded"
+        );
+    }
+    Ok(Arc::new(ledger))
+}
+
+fn report_probes(probes: &dyn KernelProbes) {
+    for probe in probes.statuses() {
+        let why = probe.why.unwrap_or_default();
+        match probe.state {
+            ProbeState::Fallback => {
+                warn!(
+                    probe = probe.name,
+                    instead = probe.fallback,
+                    why,
+                    "falls back"
+                );
+            }
+            state => info!(probe = probe.name, ?state, kind = probe.kind, "probe"),
+        }
+    }
+}
+
+/// What an episode's owner does with it: the pipeline, and the tidying up where it broke off.
+fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
+    let handled = stages.clone();
+    let handler: Handler = Arc::new(move |episode, resolved| {
+        let stages = handled.clone();
+        Box::pin(async move {
+            let handled = pipeline::handle(&stages, episode, resolved).await;
+            handled.map_err(|error| chain(&error))
+        })
+    });
+    let abandoned = stages.clone();
+    let on_failure: OnFailure = Arc::new(move |episode, failure| {
+        let stages = abandoned.clone();
+        Box::pin(async move {
+            let id = episode.id;
+            if let Err(error) = pipeline::abandon(&stages, id, &failure.to_string()).await {
+                let error = &error as &dyn std::error::Error;
+                error!(episode = %id, error, "the end of an abandoned episode was not recorded");
+            }
+        })
+    });
+    Router::new(&config.routing, &config.intake.tenants, handler, on_failure)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+/// Replaces the rules whole; a bad set changes nothing.
+fn reload(stages: &Stages, config: &RulesConfig) {
+    match load_rules(config) {
+        Ok(rules) => {
+            info!(hypotheses = rules.rules().len(), "rules reloaded");
+            stages.replace_rules(rules);
+        }
+        Err(findings) => {
+            for finding in &findings {
+                error!(%finding, "the new rules were refused; the old ones stay in force");
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum What {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        let listen = |kind| signal(kind).map_err(AppError::Signals);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> What {
+        tokio::select! {
+            _ = self.terminate.recv() => What::Stop,
+            _ = self.interrupt.recv() => What::Stop,
+            _ = self.hangup.recv() => What::Reload,
+        }
     }
 }

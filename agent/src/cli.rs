@@ -2,11 +2,16 @@
 
 pub(crate) mod check;
 pub(crate) mod diagnose;
+pub(crate) mod incidents;
+pub(crate) mod probes;
+pub(crate) mod run;
 pub(crate) mod test_rules;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
 
 /// Everything is well.
 pub const EXIT_OK: u8 = 0;
@@ -25,6 +30,15 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent until SIGTERM; SIGHUP reloads the rules
+    Run {
+        /// Configuration file; the defaults if left out
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Shape of the log on stderr
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: LogFormat,
+    },
     /// Check a configuration or rules; prints file:line:column, exits 1 on findings
     #[command(subcommand)]
     Check(Check),
@@ -33,10 +47,20 @@ enum Command {
     Test(Test),
     /// Watch this host for some seconds and say what is wrong with it; changes nothing
     Diagnose(diagnose::Args),
+    /// Read the record: what happened, why, and what was done
+    Incidents(incidents::Args),
+    /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
+    Probes(probes::Args),
 }
 
 #[derive(Debug, Subcommand)]
 enum Check {
+    /// Configuration files
+    Config {
+        /// Files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Rule files or folders
     Rules {
         /// Files or folders
@@ -59,9 +83,13 @@ impl Cli {
     /// Runs the command; the result is the process' exit code.
     pub fn run(self) -> anyhow::Result<u8> {
         match self.command {
+            Command::Run { config, log_format } => run::run(config.as_deref(), log_format),
+            Command::Check(Check::Config { files }) => Ok(run::check_config(&files)),
             Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
             Command::Diagnose(args) => diagnose::diagnose(&args),
+            Command::Incidents(args) => incidents::incidents(args),
+            Command::Probes(args) => probes::probes(&args),
         }
     }
 }

@@ -179,14 +179,19 @@ impl Config {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if !(1..=100_000).contains(&self.incidents_max) {
-            problems.push("incidents_max: 1 to 100000".to_owned());
-        }
-        if self.intake.listen.parse::<SocketAddr>().is_err() {
             problems.push(format!(
-                "intake.listen: {:?} is not an address and port such as 127.0.0.1:9911",
-                self.intake.listen
+                "incidents_max: {} is not within 1 to 100000",
+                self.incidents_max
             ));
         }
+        problems.extend(self.intake.problems());
+        problems.extend(self.routing.problems());
+        problems.extend(self.sampling.problems());
+        problems.extend(self.evidence.problems());
+        problems.extend(self.probes.problems());
+        problems.extend(self.diagnosis.problems());
+        problems.extend(self.remedy.problems());
+        problems.extend(self.verify.problems());
         if let Err(found) = self.journal.validate() {
             problems.extend(
                 found
@@ -194,6 +199,56 @@ impl Config {
                     .map(|problem| format!("journal.{problem}")),
             );
         }
+        let longest_s = self.verify.timeout_s + 60;
+        if self.routing.episode_deadline_s < longest_s {
+            problems.push(format!(
+                "routing.episode_deadline_s: {} is too short for a verification of up to {} s: at \
+                 least {longest_s}",
+                self.routing.episode_deadline_s, self.verify.timeout_s
+            ));
+        }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Config, ConfigError};
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("paramedic.yaml"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = parse("\n").unwrap();
+        assert_eq!(config, Config::shipped());
+        assert_eq!(config.journal.dir, Path::new("/var/lib/paramedic/journal"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_where_it_stands() {
+        let error = parse("state_dir: /tmp/x\nremedy:\n  levl: act\n").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("paramedic.yaml:3:"), "{text}");
+        assert!(text.contains("levl"), "{text}");
+    }
+
+    #[test]
+    fn all_bad_fields_are_reported_at_once() {
+        let error = parse("incidents_max: 0\nevidence: {window_s: 0}\n").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("incidents_max: 0"), "{text}");
+        assert!(text.contains("evidence.window_s: 0"), "{text}");
+    }
+
+    #[test]
+    fn the_journal_lies_below_the_state_directory_unless_told_otherwise() {
+        let config = parse("state_dir: /data\n").unwrap();
+        assert_eq!(config.journal.dir, Path::new("/data/journal"));
+        let config = parse("state_dir: /data\njournal: {dir: /fast}\n").unwrap();
+        assert_eq!(config.journal.dir, Path::new("/fast"));
     }
 }

@@ -14,11 +14,13 @@ pub mod incident;
 
 pub mod app;
 pub mod cli;
+pub mod config;
 pub mod diagnosis;
 pub mod evidence;
 pub mod intake;
 pub mod journal;
 pub mod ledger;
+pub mod pipeline;
 pub mod remedy;
 pub mod report;
 pub mod routing;

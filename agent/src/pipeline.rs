@@ -4,7 +4,7 @@
 //! durable before the first write to the system, and an effect that is not verified is undone.
 
 mod keeper;
-mod restart;
+mod unfinished;
 mod watch;
 
 use std::{
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, instrument, warn};
 
 pub use keeper::Keeper;
-pub use restart::{Resumed, abandon, resume};
+pub use unfinished::{Resumed, abandon, leave, resume};
 pub use watch::SyscallWatch;
 
 use crate::{
@@ -89,6 +89,11 @@ impl Stages {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Puts another set of rules in force, from the next diagnosis on.
+    pub fn replace_rules(&self, rules: RuleSet) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 }
 
@@ -326,7 +331,10 @@ async fn check(
     before: &Evidence,
     resolved: &mut watch::Receiver<bool>,
 ) -> (Outcome, Evidence) {
-    let begun = Instant::now();
+    let recorder = stages.recorder.clone();
+    let begun = tokio::task::spawn_blocking(move || recorder.mark())
+        .await
+        .unwrap_or_else(|_| Instant::now());
     let recovery = diagnosis
         .top
         .first()

@@ -1,20 +1,25 @@
 //! `paramedic diagnose`: one diagnosis of this host now, with nothing recorded and nothing done.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
 
 use super::EXIT_OK;
 use crate::{
-    diagnosis::{self, DiagnosisConfig, RuleSet, explain},
-    evidence::{EvidenceConfig, KernelProbes, NoKernel, Recorder},
+    app::{AppError, load_rules},
+    config::Config,
+    diagnosis::{self, explain},
+    evidence::{Recorder, probes::Probes},
     incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
 };
 
 /// Arguments of `paramedic diagnose`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Configuration file; the defaults if left out
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Seconds to watch before the diagnosis
     #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
@@ -23,43 +28,27 @@ pub struct Args {
     json: bool,
 }
 
-/// What a diagnosis goes by.
-struct Settings {
-    rules: RuleSet,
-    evidence: EvidenceConfig,
-    diagnosis: DiagnosisConfig,
-    probes: Arc<dyn KernelProbes>,
-}
-
-/// The one place where configuration and probes come in.
-fn settings() -> anyhow::Result<Settings> {
-    let rules = RuleSet::shipped().map_err(|findings| {
-        let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the rules were refused:\n{}", findings.join("\n"))
-    })?;
-    Ok(Settings {
-        rules,
-        evidence: EvidenceConfig::default(),
-        diagnosis: DiagnosisConfig::default(),
-        probes: Arc::new(NoKernel),
-    })
-}
-
 /// Watches this host and prints the ranked answer.
 pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
-    let settings = settings()?;
+    let config = match &args.config {
+        Some(file) => Config::load(file)?,
+        None => Config::shipped(),
+    };
+    let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+    let probes = Arc::new(Probes::start(&config.probes));
     let recorder =
-        Recorder::start(&settings.evidence, settings.probes).context("cannot start the readers")?;
+        Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
+    recorder.watch_syscalls(true);
     // The first window begins with the recorder, so all of it is this command's own watch.
     let window = Duration::from_secs(args.seconds);
     std::thread::sleep(window);
-    let evidence = recorder.evidence(window + settings.evidence.period());
+    let evidence = recorder.evidence(window + config.evidence.period());
     let answer = diagnosis::diagnose(
-        &settings.rules,
+        &rules,
         &by_hand(),
         &Source::Manual,
         &evidence,
-        &settings.diagnosis,
+        &config.diagnosis,
     );
     if args.json {
         let out = serde_json::json!({ "diagnosis": answer, "evidence": evidence });

@@ -26,7 +26,7 @@ pub(super) fn run(config: Option<&Path>, log_format: LogFormat) -> anyhow::Resul
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let app = App::build(config)?;
+        let app = App::build(config).await?;
         app.run().await
     })?;
     Ok(EXIT_OK)

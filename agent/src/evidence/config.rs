@@ -17,6 +17,9 @@ pub struct EvidenceConfig {
     /// 5; 1 to `history_s`. It should be shorter than alerts take to fire: a longer one dilutes the
     /// fault with the quiet before it.
     pub window_s: u64,
+    /// How long the syscall pair counts before the first diagnosis, in ms; Prometheus is asked
+    /// meanwhile. Default 100; 0 to 2000.
+    pub syscall_watch_ms: u64,
     /// Cgroups read at most; what is beyond is said in the coverage. Default 4096; 16 to 100,000.
     pub cgroups_max: usize,
     /// Cgroups kept of each window: those with the most of any measure. Default 64; 16 to 512. The
@@ -36,6 +39,7 @@ impl Default for EvidenceConfig {
             period_ms: 1000,
             history_s: 900,
             window_s: 5,
+            syscall_watch_ms: 100,
             cgroups_max: 4096,
             cgroups_kept: 64,
             cgroup_depth_max: 16,
@@ -53,6 +57,7 @@ impl EvidenceConfig {
             ("period_ms", self.period_ms, 250, 10_000),
             ("history_s", self.history_s, 10, 3600),
             ("window_s", self.window_s, 1, self.history_s.max(1)),
+            ("syscall_watch_ms", self.syscall_watch_ms, 0, 2000),
             ("cgroups_max", count(self.cgroups_max), 16, 100_000),
             ("cgroups_kept", count(self.cgroups_kept), 16, 512),
             ("cgroup_depth_max", count(self.cgroup_depth_max), 1, 64),

@@ -18,7 +18,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Keeps an effect until `lease_until`, then undoes it and closes the incident. When the agent
-    /// stops first, the lease stays in the journal and the next life takes it over.
+    /// ends first, the lease stays in the journal: [`super::leave`] ends it, or the next life does.
     pub fn hold(&self, stages: &Arc<Stages>, intent: Intent) {
         let (stages, stop) = (stages.clone(), self.stop.clone());
         self.tasks.spawn(async move {

@@ -1,6 +1,6 @@
-//! After a start: what an earlier life left unfinished. An effect is undone or taken over, never
-//! repeated; an accepted episode that nothing was done for is handled now. And the same for an
-//! episode whose handling broke off in this life.
+//! What is left unfinished: by an earlier life ([`resume`]), by an episode whose handling broke off
+//! ([`abandon`]), by this life when it ends ([`leave`]). An effect is undone or taken over, never
+//! repeated; an accepted episode that nothing was done for is handled again.
 
 use std::sync::Arc;
 
@@ -16,8 +16,9 @@ use crate::{
 /// What was found and done.
 #[derive(Debug, Default)]
 pub struct Resumed {
-    /// Accepted, but nothing was intended: to be handled now.
-    pub again: Vec<Episode>,
+    /// Accepted, but nothing was intended: to be handled now. With whether the alert has resolved
+    /// meanwhile.
+    pub again: Vec<(Episode, bool)>,
     /// Unverified effects undone.
     pub rolled_back: usize,
     /// Verified effects whose leases run on.
@@ -32,7 +33,10 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
     let mut resumed = Resumed::default();
     for incident in unfinished {
         match incident.intent() {
-            None => resumed.again.push(incident.episode),
+            None => {
+                let resolved = incident.resolved();
+                resumed.again.push((incident.episode, resolved));
+            }
             Some(_) if incident.rolled_back() => close(stages, &incident).await?,
             Some((_, true)) => {
                 take_over(stages, &incident).await?;
@@ -87,6 +91,25 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
         },
     ];
     stages.ledger.append_outcome(incident.id, entries).await
+}
+
+/// Before a stop: undoes every effect that is still in force, held or not yet verified. Whoever stops
+/// the agent may not start it again, and then nobody would end the leases.
+pub async fn leave(stages: &Arc<Stages>) -> Result<usize, LedgerError> {
+    let in_force: Vec<Incident> = stages.ledger.with_index(|index| {
+        let unfinished = index.iter().filter(|i| !i.closed() && !i.rolled_back());
+        unfinished.filter(|i| i.intent().is_some()).cloned().collect()
+    });
+    for incident in &in_force {
+        let Some((intent, _)) = incident.intent() else {
+            continue;
+        };
+        let undone = undo(stages, intent, "agent_stopped").await;
+        let at = Timestamp::now();
+        let entries = vec![undone, Entry::Closed { at }];
+        stages.ledger.append_outcome(incident.id, entries).await?;
+    }
+    Ok(in_force.len())
 }
 
 /// Ends an episode whose handling did not end by itself (an error, a panic, its deadline): an effect
