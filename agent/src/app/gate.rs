@@ -226,8 +226,8 @@ impl Inner {
             if left.is_empty() {
                 return Ok(accepted);
             }
-            let changed = tokio::time::timeout_at(deadline.at(), changes.changed()).await;
-            if changed.is_err() || deadline.passed() {
+            let news = tokio::time::timeout_at(deadline.at(), changes.changed()).await;
+            if news.is_err() || deadline.passed() {
                 return Err(AcceptError::Busy(refusal::PENDING.to_owned()));
             }
         }

@@ -142,6 +142,10 @@ fn delivery(alerts: Vec<Alert>) -> Delivery {
     }
 }
 
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "compared with what a request is answered"
+)]
 fn did(opened: u64, seen: u64, resolved: u64, ignored: u64) -> Result<Accepted, AcceptError> {
     Ok(Accepted {
         opened,

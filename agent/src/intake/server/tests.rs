@@ -72,7 +72,7 @@ impl Running {
         let address = server.local_addr();
         let (sink, stop) = (Arc::new(sink), CancellationToken::new());
         let slow = || async {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             "too late"
         };
         let extra = Router::new()
@@ -488,7 +488,7 @@ async fn slow_senders_are_closed_in_time() {
 #[tokio::test]
 async fn a_slow_sink_is_answered_503_in_time() {
     let sink = Fake {
-        delay: Duration::from_secs(60),
+        delay: Duration::from_mins(1),
         ..Fake::default()
     };
     let server = Running::with(
@@ -563,7 +563,7 @@ async fn a_shutdown_finishes_what_runs_and_takes_no_more() {
 #[tokio::test]
 async fn the_grace_time_ends() {
     let sink = Fake {
-        delay: Duration::from_secs(60),
+        delay: Duration::from_mins(1),
         ..Fake::default()
     };
     let server = Running::with(
