@@ -49,6 +49,8 @@ pub use reader::Reader;
 pub use recover::{Corruption, Cut};
 pub use stats::{JournalHealth, JournalStats, LaneStats, Latency};
 
+#[cfg(test)]
+pub(crate) use block::sim;
 use block::{Access, BlockFile, Disk, RealDisk};
 use error::Failure;
 use format::{BATCH_HEADER_LEN, GRANULE_MAX};
@@ -226,7 +228,8 @@ impl Journal {
         Self::open_on(config, disk, Some(&directory))
     }
 
-    fn open_on(
+    /// Opens on any disk: for tests, on one that fails when told to.
+    pub(crate) fn open_on(
         config: &JournalConfig,
         disk: Arc<dyn Disk>,
         directory: Option<&Arc<store::Lock>>,

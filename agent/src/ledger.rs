@@ -90,14 +90,18 @@ impl Ledger {
         incidents_max: usize,
     ) -> Result<(Self, Found), JournalError> {
         let (journal, recovered) = Journal::open(config)?;
+        Ok(Self::over(journal, recovered, incidents_max))
+    }
+
+    /// A ledger over an open journal.
+    pub(crate) fn over(
+        journal: Journal,
+        recovered: Recovered,
+        incidents_max: usize,
+    ) -> (Self, Found) {
         let (index, found) = index_of(recovered, incidents_max);
-        Ok((
-            Self {
-                journal,
-                index: Mutex::new(index),
-            },
-            found,
-        ))
+        let index = Mutex::new(index);
+        (Self { journal, index }, found)
     }
 
     /// Appends entries of any episodes as one atomic batch; they are durable when this returns.

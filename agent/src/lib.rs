@@ -12,7 +12,10 @@
 
 pub mod incident;
 
-pub mod app;
+/// `app.rs` is wired up once every stage is there.
+pub mod app {
+    pub mod gate;
+}
 pub mod cli;
 pub mod config;
 pub mod diagnosis;

@@ -257,7 +257,7 @@ impl Router {
 
 impl Shared {
     /// An episode that is not begun in this life.
-    fn leave(&self, queued: Queued) {
+    fn leave(&self, queued: &Queued) {
         debug!(episode = %queued.episode.id, "left to the next start");
         self.left.fetch_add(1, Ordering::Relaxed);
         self.watches().remove(&queued.episode.id);

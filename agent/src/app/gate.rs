@@ -226,8 +226,8 @@ impl Inner {
             if left.is_empty() {
                 return Ok(accepted);
             }
-            let changed = tokio::time::timeout_at(deadline.at(), changes.changed()).await;
-            if changed.is_err() {
+            let news = tokio::time::timeout_at(deadline.at(), changes.changed()).await;
+            if news.is_err() || deadline.passed() {
                 return Err(AcceptError::Busy(refusal::PENDING.to_owned()));
             }
         }
@@ -303,6 +303,7 @@ impl Inner {
             counts,
             ..
         } = round;
+        let changes = !entries.is_empty();
         if let Err(failed) = self.ledger.append_all(entries).await {
             self.undo(txns, &opened, &failed);
             return Err(refusal::not_recorded(&failed));
@@ -323,7 +324,10 @@ impl Inner {
             desk.doubts.remove(&key);
         }
         drop(desk);
-        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+        if changes {
+            // Without this condition, requests that wait would wake themselves.
+            self.changes.send_modify(|n| *n = n.wrapping_add(1));
+        }
         for id in resolved {
             self.router.resolve(id);
         }

@@ -193,14 +193,14 @@ impl Context {
     /// Sorts alerts by the tenant of the path, of their label, or the default one.
     fn by_tenant(
         &self,
-        of_path: Option<TenantId>,
+        of_path: Option<&TenantId>,
         alerts: Vec<Alert>,
     ) -> Result<BTreeMap<TenantId, Vec<Alert>>, Refused> {
         let mut groups: BTreeMap<TenantId, Vec<Alert>> = BTreeMap::new();
         for (i, alert) in alerts.into_iter().enumerate() {
             let label = self.config.tenant_label.as_deref();
             let named = label.and_then(|label| Some((label, alert.labels.get(label)?)));
-            let tenant = match (&of_path, named) {
+            let tenant = match (of_path, named) {
                 (Some(tenant), _) => tenant.clone(),
                 (None, Some((label, name))) => {
                     self.tenant(name, &format!("label {label:?} of alerts[{i}]"))?
@@ -246,7 +246,7 @@ async fn take(
     drop(body);
     let truncated = payload.truncated;
     let delivery = Delivery {
-        groups: context.by_tenant(tenant, payload.alerts)?,
+        groups: context.by_tenant(tenant.as_ref(), payload.alerts)?,
         source: Source::Alertmanager {
             receiver: payload.receiver,
         },

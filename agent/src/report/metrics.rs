@@ -302,7 +302,9 @@ fn classic(open: &str) -> String {
             ("TYPE", "unknown") => "untyped",
             (_, rest) => rest,
         };
-        text.push_str(&format!("# {what} {name}{suffix} {rest}\n"));
+        for part in ["# ", what, " ", name, suffix, " ", rest, "\n"] {
+            text.push_str(part);
+        }
     }
     text
 }

@@ -172,7 +172,7 @@ impl Permit {
             place,
         };
         if let Err(mpsc::error::SendError(queued)) = self.queue.items.send(queued) {
-            self.shared.leave(queued);
+            self.shared.leave(&queued);
         }
     }
 }

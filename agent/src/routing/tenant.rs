@@ -63,7 +63,7 @@ impl Owner {
             let slot = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.shared.leave(queued);
+                    self.shared.leave(&queued);
                     break;
                 }
                 slot = self.slot() => slot,
@@ -74,7 +74,7 @@ impl Owner {
         }
         items.close();
         while let Ok(queued) = items.try_recv() {
-            self.shared.leave(queued);
+            self.shared.leave(&queued);
         }
     }
 

@@ -1,7 +1,10 @@
 //! One episode's run: in a task of its own, so that a panic ends that task only; within its
 //! deadline; and what goes wrong is told.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::task::JoinError;
 use tracing::{Instrument, error, info_span, warn};
@@ -55,16 +58,14 @@ pub(super) async fn run(shared: Arc<Shared>, queued: Queued, _slot: Slot, _runni
         Ok(Ok(Ok(()))) => return,
         Ok(Ok(Err(error))) => Failure::Error(error),
         Ok(Err(_)) => Failure::Deadline(deadline),
-        Err(error) => match panic_text(error) {
-            Some(text) => Failure::Panicked(text),
-            None => {
-                shared
-                    .cut
-                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Err(error) => {
+            let Some(text) = panic_text(error) else {
+                shared.cut.fetch_add(1, Ordering::Relaxed);
                 span.in_scope(|| warn!("cut off at the shutdown; the next start takes it up"));
                 return;
-            }
-        },
+            };
+            Failure::Panicked(text)
+        }
     };
     span.in_scope(|| error!(error = %failure, "the episode failed"));
     let on_failure = shared.on_failure.clone();
