@@ -9,7 +9,7 @@ use super::EXIT_OK;
 use crate::{
     diagnosis::{self, DiagnosisConfig, RuleSet, explain},
     evidence::{EvidenceConfig, KernelProbes, NoKernel, Recorder},
-    incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
+    incident::{Alert, AlertStatus, Fingerprint, Source},
 };
 
 /// Arguments of `paramedic diagnose`.
@@ -66,7 +66,9 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
         println!("{}", serde_json::to_string_pretty(&out)?);
     } else {
         print!("{}", explain(&answer));
-        print!("{}", gaps(&evidence));
+        for gap in evidence.coverage.iter().filter(|source| !source.complete) {
+            println!("  {}: {}", gap.source, gap.note);
+        }
     }
     Ok(EXIT_OK)
 }
@@ -82,14 +84,4 @@ fn by_hand() -> Alert {
         starts_at: Timestamp::now(),
         ends_at: None,
     }
-}
-
-/// What was not there to see, a line each.
-fn gaps(evidence: &Evidence) -> String {
-    evidence
-        .coverage
-        .iter()
-        .filter(|source| !source.complete)
-        .map(|gap| format!("  {}: {}\n", gap.source, gap.note))
-        .collect()
 }
