@@ -55,7 +55,9 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
         println!("{}", serde_json::to_string_pretty(&out)?);
     } else {
         print!("{}", explain(&answer));
-        print!("{}", gaps(&evidence));
+        for gap in evidence.coverage.iter().filter(|source| !source.complete) {
+            println!("  {}: {}", gap.source, gap.note);
+        }
     }
     Ok(EXIT_OK)
 }
@@ -71,14 +73,4 @@ fn by_hand() -> Alert {
         starts_at: Timestamp::now(),
         ends_at: None,
     }
-}
-
-/// What was not there to see, a line each.
-fn gaps(evidence: &Evidence) -> String {
-    evidence
-        .coverage
-        .iter()
-        .filter(|source| !source.complete)
-        .map(|gap| format!("  {}: {}\n", gap.source, gap.note))
-        .collect()
 }

@@ -10,8 +10,8 @@ mod cgroups;
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    coverage,
     counters::{HostCounter, Sums},
+    coverage,
     host::DiskCounters,
     sample::Sample,
     syscalls,
@@ -185,7 +185,11 @@ impl Account<'_> {
     }
 
     fn disks(&self, host: &mut BTreeMap<String, Reading>, span_s: f64) {
-        let Some(busiest) = self.per_disk().into_values().max_by_key(|disk| disk.busy_ms) else {
+        let Some(busiest) = self
+            .per_disk()
+            .into_values()
+            .max_by_key(|disk| disk.busy_ms)
+        else {
             if !self.latest.host.disks.is_empty() {
                 host.insert("disk.util".to_owned(), self.reading(0.0, true));
             }

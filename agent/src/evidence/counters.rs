@@ -125,7 +125,7 @@ pub(super) fn since<const N: usize>(now: &[Count; N], earlier: &[Count; N]) -> [
 /// A running sum of one row per window, which knows its gaps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums<const N: usize> {
-    sums: [u64; N],
+    totals: [u64; N],
     seen: u32,
     gaps: u32,
 }
@@ -133,7 +133,7 @@ pub(super) struct Sums<const N: usize> {
 impl<const N: usize> Default for Sums<N> {
     fn default() -> Self {
         Self {
-            sums: [0; N],
+            totals: [0; N],
             seen: 0,
             gaps: 0,
         }
@@ -145,7 +145,7 @@ impl<const N: usize> Sums<N> {
         for (column, count) in row.iter().enumerate() {
             match count.get() {
                 Some(count) => {
-                    self.sums[column] = self.sums[column].saturating_add(count);
+                    self.totals[column] = self.totals[column].saturating_add(count);
                     self.seen |= 1 << column;
                 }
                 None => self.gaps |= 1 << column,
@@ -162,7 +162,7 @@ impl<const N: usize> Sums<N> {
 
     /// The sum, if any window had one.
     pub(super) fn get(&self, column: usize) -> Option<u64> {
-        (self.seen & (1 << column) != 0).then(|| self.sums[column])
+        (self.seen & (1 << column) != 0).then(|| self.totals[column])
     }
 
     /// Whether a window lacked it.

@@ -46,9 +46,14 @@ fn recorder(account: &Account<'_>) -> Coverage {
 fn filesystems(sample: &Sample) -> Coverage {
     let missing = if sample.filesystems_left_out > 0 {
         let left_out = sample.filesystems_left_out;
-        Some(format!("{left_out} local filesystems beyond the limit were not asked"))
+        Some(format!(
+            "{left_out} local filesystems beyond the limit were not asked"
+        ))
     } else if sample.fullest.used.is_none() {
-        Some("there is no writable local filesystem to ask; network filesystems are left alone".to_owned())
+        Some(
+            "there is no writable local filesystem to ask; network filesystems are left alone"
+                .to_owned(),
+        )
     } else {
         None
     };
@@ -62,21 +67,45 @@ fn cgroups(account: &Account<'_>) -> Vec<Coverage> {
         return vec![line("cgroups", Some(why.to_owned()))];
     }
     let walk = sample.walk;
+    if sample.cgroups.len() == 1 {
+        let why = "cgroup v2 has nothing below its root (do services live in v1 here?): no culprit can be named";
+        return vec![line("cgroups", Some(why.to_owned()))];
+    }
     let cut_off = walk.cut_off.then(|| {
         let read = sample.cgroups.len();
-        format!("the first {read} cgroups were read, there are more (cgroups_max, cgroup_depth_max)")
+        format!(
+            "the first {read} cgroups were read, there are more (cgroups_max, cgroup_depth_max)"
+        )
     });
     let stands_in = [
-        ("cgroup:cpu", walk.cpu, "whether quotas throttle is not known; CPU time is"),
-        ("cgroup:memory", walk.memory, "their processes' resident memory stands in"),
-        ("cgroup:io", walk.io, "which cgroup reads and writes is not known"),
-        ("cgroup:pids", walk.pids, "a count of their processes stands in"),
-        ("cgroup:psi", walk.pressure, "which cgroups wait is not known"),
+        (
+            "cgroup:cpu",
+            walk.cpu,
+            "whether quotas throttle is not known; CPU time is",
+        ),
+        (
+            "cgroup:memory",
+            walk.memory,
+            "their processes' resident memory stands in",
+        ),
+        (
+            "cgroup:io",
+            walk.io,
+            "which cgroup reads and writes is not known",
+        ),
+        (
+            "cgroup:pids",
+            walk.pids,
+            "a count of their processes stands in",
+        ),
+        (
+            "cgroup:psi",
+            walk.pressure,
+            "which cgroups wait is not known",
+        ),
     ];
     let mut all = vec![line("cgroups", cut_off)];
-    // With the root alone there is nothing that could have a controller.
-    let alone = sample.cgroups.len() == 1;
-    all.extend(stands_in.into_iter().filter(|_| !alone).map(|(source, there, otherwise)| {
+    all.extend(stands_in.into_iter().map(|(source, there, otherwise)| {
         let missing = format!("no cgroup has it: {otherwise}");
         line(source, (!there).then_some(missing))
     }));
@@ -88,9 +117,10 @@ fn probes(account: &Account<'_>) -> Vec<Coverage> {
     let lost = account.lost_too_much();
     let told = kernel.statuses.iter().map(|probe| {
         let missing = match probe.state {
-            ProbeState::Attached if lost && probe.drops > 0 => {
-                Some(format!("{} events lost: its readings are partial", probe.drops))
-            }
+            ProbeState::Attached if lost && probe.drops > 0 => Some(format!(
+                "{} events lost: its readings are partial",
+                probe.drops
+            )),
             ProbeState::Attached | ProbeState::Standby => None,
             ProbeState::Off => Some(format!("switched off: {}", probe.fallback)),
             ProbeState::Fallback => {
@@ -104,7 +134,10 @@ fn probes(account: &Account<'_>) -> Vec<Coverage> {
         .iter()
         .filter(|(name, _)| kernel.statuses.iter().all(|probe| probe.name != *name))
         .map(|(name, otherwise)| {
-            line(&format!("probe:{name}"), Some(format!("there is none: {otherwise}")))
+            line(
+                &format!("probe:{name}"),
+                Some(format!("there is none: {otherwise}")),
+            )
         });
     told.chain(untold).collect()
 }

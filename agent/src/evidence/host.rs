@@ -122,8 +122,7 @@ fn assemble(
     let total = &stat.total;
     let or_zero = |field: Option<u64>| field.unwrap_or(0);
     // `user` and `nice` contain `guest` and `guest_nice`.
-    let busy =
-        total.user + total.nice + total.system + or_zero(total.irq) + or_zero(total.softirq);
+    let busy = total.user + total.nice + total.system + or_zero(total.irq) + or_zero(total.softirq);
     let all = busy + total.idle + or_zero(total.iowait) + or_zero(total.steal);
     let vm = |name: &str| -> Count {
         let value = vmstat.and_then(|vmstat| vmstat.0.get(name).copied());
@@ -295,6 +294,11 @@ VmallocChunk:          0 kB
     fn this_host_can_be_read() {
         let sample = read(&Hardware::read()).unwrap();
         assert!(sample.memory_total.unwrap() > 0);
-        assert!(sample.counters[HostCounter::CpuTotal as usize].get().unwrap() > 0);
+        assert!(
+            sample.counters[HostCounter::CpuTotal as usize]
+                .get()
+                .unwrap()
+                > 0
+        );
     }
 }

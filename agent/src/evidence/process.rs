@@ -142,11 +142,20 @@ mod tests {
         if let Some(path) = path {
             assert!(found.by_path[&path] >= 1);
             let again = processes.newcomers(100_000);
-            assert!(again.by_path[&path] >= 1, "it stays until the window is closed");
+            assert!(
+                again.by_path[&path] >= 1,
+                "it stays until the window is closed"
+            );
         }
         assert!(known);
         processes.close_window();
-        assert!(!processes.newcomers(100_000).by_path.values().any(|new| *new > 50));
+        assert!(
+            !processes
+                .newcomers(100_000)
+                .by_path
+                .values()
+                .any(|new| *new > 50)
+        );
     }
 
     #[test]

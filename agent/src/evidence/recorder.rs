@@ -117,7 +117,10 @@ impl Recorder {
         let mut state = self.shared.lock();
         let fresh = state.fresh(&self.shared.config);
         let since = state.now(fresh.as_ref()).checked_sub(window);
-        let all = state.windows.iter().chain(fresh.as_ref().map(|(window, _)| window));
+        let all = state
+            .windows
+            .iter()
+            .chain(fresh.as_ref().map(|(window, _)| window));
         let mut windows: Vec<&Window> = all
             .filter(|window| since.is_none_or(|since| window.begun >= since))
             .collect();
@@ -263,3 +266,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

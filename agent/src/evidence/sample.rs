@@ -104,10 +104,10 @@ impl Sampler {
         let at = Instant::now();
         let wall = Timestamp::now();
         let kernel = self.kernel();
-        let (mut cgroups, walk) = self.cgroups(earlier);
+        let (mut cgroups, found) = self.cgroups(earlier);
         add_kernel_counts(&mut cgroups, &kernel);
         if !cgroups.is_empty() {
-            self.add_members(&mut cgroups, walk, at);
+            self.add_members(&mut cgroups, found, at);
         }
         let newcomers = if kernel.counting("fork") {
             self.processes.forget();
@@ -126,7 +126,7 @@ impl Sampler {
             host,
             has_cgroups: self.mounts.cgroup2.is_some(),
             cgroups,
-            walk,
+            walk: found,
             fullest: self.fullest,
             filesystems_left_out: self.mounts.left_out,
             kernel,
@@ -192,13 +192,13 @@ impl Sampler {
         for sample in cgroups.values_mut() {
             let members = self.members.get(&*sample.path).copied().unwrap_or_default();
             if !walk.memory {
-                sample.memory_by_processes = true;
+                sample.by_processes.memory = true;
                 sample.gauges[Gauge::Memory as usize] = Count::new(members.resident);
                 sample.gauges[Gauge::Own as usize] = Count::new(members.anonymous);
                 sample.gauges[Gauge::Anon as usize] = Count::new(members.anonymous);
             }
             if !walk.pids {
-                sample.pids_by_processes = true;
+                sample.by_processes.pids = true;
                 sample.gauges[Gauge::Pids as usize] = Count::new(members.tasks);
             }
         }

@@ -44,7 +44,11 @@ pub(super) fn between(earlier: &Pairs, now: &Pairs) -> Box<[SyscallDelta]> {
         })
         .collect();
     deltas.sort_unstable_by_key(|delta| {
-        (std::cmp::Reverse(delta.total_ns), delta.cgroup, delta.number)
+        (
+            std::cmp::Reverse(delta.total_ns),
+            delta.cgroup,
+            delta.number,
+        )
     });
     deltas.truncate(KEPT);
     deltas.into()
@@ -135,9 +139,10 @@ mod tests {
     #[test]
     fn quantiles_are_upper_bounds_of_buckets() {
         let mixed = counts(&[(10, 98), (20, 2)], 0, 0).buckets;
-        assert_eq!(quantile_us(&mixed, 1, 2), 2.048);
-        assert_eq!(quantile_us(&mixed, 99, 100), 2_097.152);
-        assert_eq!(quantile_us(&[0; LATENCY_BUCKETS], 1, 2), 0.0);
+        let near = |value: f64, expected: f64| (value - expected).abs() < 1e-9;
+        assert!(near(quantile_us(&mixed, 1, 2), 2.048));
+        assert!(near(quantile_us(&mixed, 99, 100), 2_097.152));
+        assert!(near(quantile_us(&[0; LATENCY_BUCKETS], 1, 2), 0.0));
         let longest = counts(&[(LATENCY_BUCKETS - 1, 1)], 0, 0).buckets;
         assert!(quantile_us(&longest, 1, 2) > 1e9);
     }
@@ -158,7 +163,7 @@ mod tests {
             .map(|f| (f.cgroup, f.name.as_str(), f.calls, f.errors))
             .collect();
         assert_eq!(told, [(b, "write", 4, 0), (a, "read", 8, 4)]);
-        assert_eq!(facts[1].total_s, 8e-6);
+        assert!((facts[1].total_s - 8e-6).abs() < 1e-12);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
 
 use super::{
+    cgroup::{ByProcesses, CgroupSample},
     counters::{Count, Counter, Counters, Gauge, Gauges, HostCounter, HostCounters, since},
     host::DiskCounters,
     sample::Sample,
@@ -29,8 +30,7 @@ pub(super) struct Row {
     pub born: bool,
     /// Removed in this window: only what probes counted is known.
     pub gone: bool,
-    pub memory_by_processes: bool,
-    pub pids_by_processes: bool,
+    pub by_processes: ByProcesses,
 }
 
 /// What changed between two samples.
@@ -69,8 +69,12 @@ impl Window {
             estimate_forks(&mut rows, now, host[HostCounter::Forks as usize]);
         }
         let total = |column: Counter| {
-            let counts = rows.iter().filter_map(|row| row.counters[column as usize].get());
-            counts.fold(None, |sum: Option<u64>, count| Some(sum.unwrap_or(0) + count))
+            let counts = rows
+                .iter()
+                .filter_map(|row| row.counters[column as usize].get());
+            counts.fold(None, |sum: Option<u64>, count| {
+                Some(sum.unwrap_or(0) + count)
+            })
         };
         let events = [Counter::Forks, Counter::Execs, Counter::Exits].map(total);
         let chosen = choose(&rows, kept);
@@ -104,7 +108,9 @@ impl Window {
 
     /// Seconds.
     pub(super) fn length_s(&self) -> f64 {
-        self.ended.saturating_duration_since(self.begun).as_secs_f64()
+        self.ended
+            .saturating_duration_since(self.begun)
+            .as_secs_f64()
     }
 
     /// Bytes that this window holds; paths are shared by windows, and counted for each.
@@ -141,12 +147,11 @@ fn rows(earlier: &Sample, now: &Sample) -> Vec<Row> {
                 leaf: sample.leaf,
                 born,
                 gone: false,
-                memory_by_processes: sample.memory_by_processes,
-                pids_by_processes: sample.pids_by_processes,
+                by_processes: sample.by_processes,
             }
         })
         .collect();
-    let gone = |(id, last): (&CgroupId, &super::cgroup::CgroupSample)| {
+    let gone = |(id, last): (&CgroupId, &CgroupSample)| {
         let counters = last_events(*id, earlier, now)?;
         Some(Row {
             id: *id,
@@ -157,8 +162,7 @@ fn rows(earlier: &Sample, now: &Sample) -> Vec<Row> {
             leaf: last.leaf,
             born: false,
             gone: true,
-            memory_by_processes: false,
-            pids_by_processes: false,
+            by_processes: ByProcesses::default(),
         })
     };
     rows.extend(
@@ -180,7 +184,13 @@ fn born_empty(gauges: &Gauges) -> Gauges {
 /// What the probes still counted of a cgroup before it was removed.
 fn last_events(id: CgroupId, earlier: &Sample, now: &Sample) -> Option<Counters> {
     let counts = now.kernel.counts.processes.get(&id)?;
-    let last = earlier.kernel.counts.processes.get(&id).copied().unwrap_or_default();
+    let last = earlier
+        .kernel
+        .counts
+        .processes
+        .get(&id)
+        .copied()
+        .unwrap_or_default();
     let mut counters = [Count::ABSENT; Counter::N];
     let mut set = |probe: &str, column: Counter, now_at: u64, then: u64| {
         if now.kernel.counting(probe) && earlier.kernel.counting(probe) {

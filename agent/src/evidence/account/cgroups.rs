@@ -9,12 +9,17 @@ use std::{
 use super::Account;
 use crate::{
     evidence::{
+        cgroup::ByProcesses,
         counters::{Count, Counter, Gauge, Gauges, Sums},
         window::{Row, Window, choose},
     },
     incident::{CgroupFacts, CgroupId, Reading},
 };
 
+/// Memory breathes: over a few seconds, a change of less than this share of it, and of less than this
+/// many bytes, is no growth. Extrapolated, it would always end in an exhausted node.
+const BREATHING_SHARE: f64 = 0.01;
+const BREATHING_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
 /// Part of a sum that may be unknown without the sum losing its quality.
 const UNKNOWN_MAX: f64 = 0.1;
 
@@ -31,8 +36,7 @@ struct Total {
     /// Floors of all windows before it was born, and of those in which it was kept: in the others it
     /// had at most as much as the floor.
     excused: [u64; Counter::N],
-    memory_by_processes: bool,
-    pids_by_processes: bool,
+    by_processes: ByProcesses,
 }
 
 impl Account<'_> {
@@ -104,7 +108,11 @@ impl Account<'_> {
             };
             let (cores, good) = rate(sum(Counter::CpuUs), 1e-6);
             put("cpu.cores", cores, good);
-            put("cpu.share", cores.map(|cores| (cores / whole.cpus).min(1.0)), good);
+            put(
+                "cpu.share",
+                cores.map(|cores| (cores / whole.cpus).min(1.0)),
+                good,
+            );
             if let (Some((periods, _)), Some((throttled, good))) =
                 (sum(Counter::Periods), sum(Counter::Throttled))
             {
@@ -120,7 +128,11 @@ impl Account<'_> {
                 put(name, share.map(|share| share.min(1.0)), good);
             }
             let oom = sum(Counter::OomKills);
-            put("mem.oom_kills", oom.map(|(kills, _)| kills as f64), oom.is_some_and(|(_, good)| good));
+            put(
+                "mem.oom_kills",
+                oom.map(|(kills, _)| kills as f64),
+                oom.is_some_and(|(_, good)| good),
+            );
             let io = sum(Counter::IoBytes);
             let (bytes, good) = rate(io, 1.0);
             put("io.bytes_per_s", bytes, good);
@@ -128,24 +140,45 @@ impl Account<'_> {
             let exact = !self.lost_too_much();
             let forks = sum(Counter::Forks);
             let (per_s, good) = rate(forks, 1.0);
-            put("forks_per_s", per_s, good && exact && !whole.forks_estimated);
+            put(
+                "forks_per_s",
+                per_s,
+                good && exact && !whole.forks_estimated,
+            );
             let good = good && exact && !whole.forks_estimated;
             put("forks.share", part(forks, whole.forks), good);
-            for (name, column) in [("execs_per_s", Counter::Execs), ("exits_per_s", Counter::Exits)] {
+            for (name, column) in [
+                ("execs_per_s", Counter::Execs),
+                ("exits_per_s", Counter::Exits),
+            ] {
                 let (per_s, good) = rate(sum(column), 1.0);
                 put(name, per_s, good && exact);
             }
             if whole.syscalls_s > 0.0 {
                 let errors = sum(Counter::SyscallErrors);
                 let per_s = errors.map(|(errors, _)| errors as f64 / whole.syscalls_s);
-                put("syscall.errors_per_s", per_s, errors.is_some_and(|(_, good)| good));
+                put(
+                    "syscall.errors_per_s",
+                    per_s,
+                    errors.is_some_and(|(_, good)| good),
+                );
             }
         }
         if !total.gone {
             levels(total, whole, &mut readings);
             let growth = [
-                ("mem.growth_bytes_per_s", Gauge::Own, Gauge::Memory, !total.memory_by_processes),
-                ("pids.growth_per_s", Gauge::Pids, Gauge::Pids, !total.pids_by_processes),
+                (
+                    "mem.growth_bytes_per_s",
+                    Gauge::Own,
+                    Gauge::Memory,
+                    !total.by_processes.memory,
+                ),
+                (
+                    "pids.growth_per_s",
+                    Gauge::Pids,
+                    Gauge::Pids,
+                    !total.by_processes.pids,
+                ),
             ];
             for (name, gauge, otherwise, good) in growth {
                 if let Some(growth) = total.growth(gauge).or_else(|| total.growth(otherwise)) {
@@ -175,13 +208,17 @@ fn levels(total: &Total, whole: &Whole, readings: &mut BTreeMap<String, Reading>
         }
     };
     let memory = level(Gauge::Memory);
-    let by_processes = total.memory_by_processes;
+    let by_processes = total.by_processes.memory;
     put("mem.bytes", memory, by_processes);
     let share = memory.zip(whole.memory).map(|(bytes, total)| bytes / total);
     put("mem.share", share, by_processes);
     let anon = level(Gauge::Anon).zip(memory.filter(|bytes| *bytes > 0.0));
-    put("mem.anon_share", anon.map(|(anon, bytes)| (anon / bytes).min(1.0)), by_processes);
-    put("pids", level(Gauge::Pids), total.pids_by_processes);
+    put(
+        "mem.anon_share",
+        anon.map(|(anon, bytes)| (anon / bytes).min(1.0)),
+        by_processes,
+    );
+    put("pids", level(Gauge::Pids), total.by_processes.pids);
 }
 
 impl Total {
@@ -194,8 +231,7 @@ impl Total {
             first: (window.begun, row.before),
             last: (window.ended, row.after),
             excused: if row.born { *floors } else { [0; Counter::N] },
-            memory_by_processes: row.memory_by_processes,
-            pids_by_processes: row.pids_by_processes,
+            by_processes: row.by_processes,
         }
     }
 
@@ -225,12 +261,22 @@ impl Total {
         Some((sum, good))
     }
 
-    /// Per second, from the first row to the last.
+    /// Per second, from the first row to the last; memory beyond its breathing only.
     fn growth(&self, gauge: Gauge) -> Option<f64> {
-        let first = self.first.1[gauge as usize].get()?;
-        let last = self.last.1[gauge as usize].get()?;
+        let first = self.first.1[gauge as usize].get()? as f64;
+        let last = self.last.1[gauge as usize].get()? as f64;
         let time = self.last.0.saturating_duration_since(self.first.0);
-        (!time.is_zero()).then(|| (last as f64 - first as f64) / time.as_secs_f64())
+        let breathing = if gauge == Gauge::Pids {
+            0.0
+        } else {
+            BREATHING_BYTES.max(last * BREATHING_SHARE)
+        };
+        let grown = if (last - first).abs() < breathing {
+            0.0
+        } else {
+            last - first
+        };
+        (!time.is_zero()).then(|| grown / time.as_secs_f64())
     }
 
     /// As one long window, for choosing.
@@ -251,8 +297,7 @@ impl Total {
             leaf: self.leaf,
             born: false,
             gone: self.gone,
-            memory_by_processes: self.memory_by_processes,
-            pids_by_processes: self.pids_by_processes,
+            by_processes: self.by_processes,
         }
     }
 }

@@ -92,8 +92,19 @@ mod tests {
 
     #[test]
     fn numbers_have_their_names() {
-        let known = [(0, "read"), (1, "write"), (57, "fork"), (59, "execve"), (202, "futex")];
-        let later = [(257, "openat"), (334, "rseq"), (424, "pidfd_send_signal"), (435, "clone3")];
+        let known = [
+            (0, "read"),
+            (1, "write"),
+            (57, "fork"),
+            (59, "execve"),
+            (202, "futex"),
+        ];
+        let later = [
+            (257, "openat"),
+            (334, "rseq"),
+            (424, "pidfd_send_signal"),
+            (435, "clone3"),
+        ];
         for (number, expected) in known.into_iter().chain(later) {
             assert_eq!(of_x86_64(number), Some(expected));
         }
