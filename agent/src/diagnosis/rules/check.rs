@@ -321,10 +321,11 @@ impl Checker {
     }
 }
 
-/// Whether every `{{…}}` of a template is closed and holds a label's name.
+/// Whether every `{{…}}` of a template is closed, holds a label's name, and stands for a matcher's
+/// value (sampling refuses the rest when it fills the template in).
 fn placeholder_problem(template: &str) -> Option<String> {
     let mut rest = template;
-    while let Some((_, after)) = rest.split_once("{{") {
+    while let Some((before, after)) = rest.split_once("{{") {
         let Some((name, tail)) = after.split_once("}}") else {
             return Some("a placeholder `{{` is not closed by `}}`".to_owned());
         };
@@ -337,6 +338,12 @@ fn placeholder_problem(template: &str) -> Option<String> {
         if !fits {
             return Some(format!(
                 "the placeholder {name:?} is not the name of a label"
+            ));
+        }
+        if !before.trim_end().ends_with(['=', '~']) {
+            return Some(format!(
+                "the placeholder {name:?} must be a matcher's value, without quotes: \
+                 LABEL={{{{{name}}}}}"
             ));
         }
         rest = tail;

@@ -102,6 +102,12 @@ fn every_finding_points_at_its_place() {
         "not the name of a label",
     );
     refused(
+        "{{instance}}",
+        "'{{instance}}'",
+        "\"max",
+        "without quotes: LABEL={{instance}}",
+    );
+    refused(
         "by: cpu.cores",
         "by: cpu.busy",
         "cpu.busy",

@@ -1,0 +1,132 @@
+//! Bounds and words of the stage, without a network. With one: `tests/tests/sampling.rs`.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    clock::ManualClock,
+    incident::{AlertStatus, Fingerprint},
+};
+
+fn alert(labels: &[(&str, &str)]) -> Alert {
+    let labels: BTreeMap<_, _> = labels
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Alert {
+        status: AlertStatus::Firing,
+        fingerprint: Fingerprint::of(&labels),
+        labels,
+        annotations: BTreeMap::new(),
+        starts_at: Timestamp::UNIX_EPOCH,
+        ends_at: None,
+    }
+}
+
+fn trace() -> TraceContext {
+    TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap()
+}
+
+fn query(name: &str, promql: &str) -> SeriesQuery {
+    SeriesQuery {
+        name: name.to_owned(),
+        promql_template: promql.to_owned(),
+    }
+}
+
+fn matrix(series: usize) -> Matrix {
+    let one = r#"{"metric": {"a": "b"}, "values": [[0, "1"], [1, "2"]]}"#;
+    let all = vec![one; series].join(",");
+    let json = format!(r#"{{"resultType": "matrix", "result": [{all}]}}"#);
+    serde_json::from_str(&json).unwrap()
+}
+
+const GRID: Grid = Grid {
+    start_s: 0,
+    step_s: 1,
+    points: 10,
+};
+
+#[tokio::test]
+async fn without_prometheus_everything_is_a_gap() {
+    let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
+    let sampler = Sampler::new(&SamplingConfig::default(), clock).unwrap();
+    let queries = [query("a", "a"), query("b", "b{c={{c}}}")];
+    let sampled = sampler
+        .sample(&queries, &alert(&[]), Timestamp::UNIX_EPOCH, &trace())
+        .await;
+    assert!(sampled.series.is_empty());
+    assert_eq!(sampled.gaps.len(), 2);
+    assert_eq!(sampled.coverage.source, "prometheus");
+    assert_eq!(sampled.coverage.note, "prometheus not configured");
+    assert!(!sampled.coverage.complete);
+}
+
+#[test]
+fn a_configuration_out_of_bounds_is_refused_with_all_its_problems() {
+    let config = SamplingConfig {
+        prometheus_url: Some("https://p".to_owned()),
+        step_s: 0,
+        ..SamplingConfig::default()
+    };
+    let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
+    let said = Sampler::new(&config, clock).unwrap_err().to_string();
+    assert!(said.contains("https") && said.contains("step_s"), "{said}");
+}
+
+#[test]
+fn series_and_samples_are_cut_and_said() {
+    let config = SamplingConfig {
+        series_max: 3,
+        samples_max: 49,
+        ..SamplingConfig::default()
+    };
+    let mut collected = Collected::new(&config);
+    collected.answer("first", Ok(matrix(5)), &GRID);
+    collected.answer("second", Ok(matrix(2)), &GRID);
+    collected.answer("third", Ok(matrix(0)), &GRID);
+    let sampled = collected.finish("");
+    let names: Vec<_> = sampled
+        .series
+        .iter()
+        .map(|series| series.name.as_str())
+        .collect();
+    assert_eq!(names, ["first", "first", "first", "second"]);
+    let whys: Vec<_> = sampled.gaps.iter().map(|gap| gap.why.as_str()).collect();
+    assert!(whys[0].starts_with("3 of 5 series kept"), "{whys:?}");
+    assert!(whys[1].starts_with("1 of 2 series kept"), "{whys:?}");
+    assert!(whys[2].contains("no such series"), "{whys:?}");
+    assert!(!sampled.coverage.complete);
+    assert!(
+        sampled
+            .coverage
+            .note
+            .starts_with("3 of 3 queries answered; first: 3 of 5")
+    );
+}
+
+#[test]
+fn labels_go_before_series_do() {
+    let config = SamplingConfig::default();
+    let mut collected = Collected::new(&config);
+    collected.labels_bytes = LABELS_BYTES_MAX - 3;
+    collected.answer("x", Ok(matrix(2)), &GRID);
+    let sampled = collected.finish("");
+    assert_eq!(sampled.series[0].labels.len(), 1);
+    assert_eq!(sampled.series[1].labels.len(), 0);
+    assert!(
+        sampled.gaps[0].why.contains("lost labels"),
+        "{:?}",
+        sampled.gaps
+    );
+}
+
+#[test]
+fn an_empty_answer_leaves_the_source_complete() {
+    let config = SamplingConfig::default();
+    let mut collected = Collected::new(&config);
+    collected.answer("x", Ok(matrix(0)), &GRID);
+    let sampled = collected.finish("");
+    assert_eq!(sampled.gaps.len(), 1);
+    assert!(sampled.coverage.complete && sampled.coverage.note.is_empty());
+}
