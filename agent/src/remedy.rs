@@ -1,1 +1,187 @@
-//! Stage: remedy.
+//! Stage: remedy. From a diagnosis to one guarded, leased, undoable effect.
+//!
+//! - `plan`: the first suggestion of the rule that is possible, unprotected, permitted and within the
+//!   budgets; otherwise a [`Refusal`] that says why and what to change;
+//! - `policy`, `protect`, `limits`: the three guards;
+//! - `catalogue`: what each action writes;
+//! - `effect`: writing and undoing, the same for all;
+//! - `cgroup`: cgroups by handle and id, never by bare path;
+//! - `sandbox`: where diagnostic commands run.
+//!
+//! Everything here blocks (cgroup files are answered by the kernel, lowering a memory limit takes as
+//! long as reclaim does): call it from a blocking thread.
+
+mod catalogue;
+mod cgroup;
+mod config;
+mod effect;
+mod lease;
+mod limits;
+mod plan;
+mod policy;
+mod process;
+mod protect;
+pub mod sandbox;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+
+pub use catalogue::collect::Command;
+pub use cgroup::{Cgroup, CgroupError, Hierarchy};
+pub use config::{LimitsConfig, RemedyConfig, SandboxConfig};
+pub use effect::{ApplyError, UndoReport};
+pub use protect::Protected;
+pub use sandbox::{CollectError, Collected};
+
+use crate::{
+    clock::Clock,
+    incident::{ActionKind, Diagnosis, Episode, Evidence, Intent, Refusal},
+};
+use limits::Limits;
+use process::Processes;
+use protect::Protection;
+use sandbox::Sandbox;
+
+/// An effect is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Microseconds from the first check to the last value read back.
+    pub took_us: u64,
+}
+
+/// All that may be done on this node. Shared by all episodes.
+#[derive(Debug)]
+pub struct Remedies {
+    config: RemedyConfig,
+    hierarchy: Result<Hierarchy, CgroupError>,
+    protection: Protection,
+    limits: Limits,
+    /// One command at a time: the sandbox is for a node in trouble.
+    sandbox: Mutex<Sandbox>,
+}
+
+impl Remedies {
+    /// For this machine. Without a cgroup2 mount it refuses every action and says why.
+    pub fn new(config: &RemedyConfig, clock: Arc<dyn Clock>) -> Self {
+        Self::with(config, clock, Hierarchy::find())
+    }
+
+    /// For the hierarchy mounted at a folder.
+    pub fn at(config: &RemedyConfig, clock: Arc<dyn Clock>, mount: &Path) -> Self {
+        Self::with(config, clock, Hierarchy::at(mount))
+    }
+
+    fn with(
+        config: &RemedyConfig,
+        clock: Arc<dyn Clock>,
+        hierarchy: Result<Hierarchy, CgroupError>,
+    ) -> Self {
+        Self {
+            protection: Protection {
+                processes: Processes::machine(),
+                own: vec![std::process::id()],
+                listed: config.protect.clone(),
+            },
+            limits: Limits::new(&config.limits, clock),
+            sandbox: Mutex::new(Sandbox::new(&config.sandbox)),
+            config: config.clone(),
+            hierarchy,
+        }
+    }
+
+    /// The guardian is protected as the agent is. Call before the first plan.
+    #[must_use]
+    pub fn with_guardian(mut self, pid: u32) -> Self {
+        self.protection.own.push(pid);
+        self
+    }
+
+    fn hierarchy(&self) -> Result<&Hierarchy, &CgroupError> {
+        self.hierarchy.as_ref()
+    }
+
+    /// Plans the one safe thing, with the prior values, and takes its place in the budgets. Writes
+    /// nothing. A place that is not used (the intent could not be journalled) is given back by
+    /// [`Remedies::undo`], or ends with the lease.
+    pub fn plan(
+        &self,
+        diagnosis: &Diagnosis,
+        evidence: &Evidence,
+        episode: &Episode,
+        now: Timestamp,
+    ) -> Result<Intent, Refusal> {
+        plan::plan(self, diagnosis, evidence, episode, now)
+    }
+
+    /// Writes what a journalled intent says, after making sure once more that the target is the one
+    /// that was meant and not protected. After an error, [`Remedies::undo`] takes back what was
+    /// written.
+    pub fn apply(&self, intent: &Intent) -> Result<Applied, ApplyError> {
+        let begun = Instant::now();
+        let hierarchy = self.hierarchy().map_err(|_| CgroupError::NoMount)?;
+        let target = hierarchy.open_same(&intent.action.path, intent.action.cgroup)?;
+        self.protection.check(hierarchy, &target)?;
+        effect::apply(&target, &intent.changes)?;
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(Applied { took_us })
+    }
+
+    /// Restores prior values where our own are still there. No budget, level or breaker stands in its
+    /// way; it never fails, and may be called again.
+    pub fn undo(&self, intent: &Intent) -> UndoReport {
+        let report = match self.hierarchy() {
+            Ok(hierarchy) => effect::undo(hierarchy, intent),
+            Err(error) => UndoReport {
+                restored: Vec::new(),
+                left_alone: vec![error.to_string()],
+            },
+        };
+        self.limits.release(intent);
+        report
+    }
+
+    /// After a restart: counts an action of an earlier life, begun at `at`; `held` if it is still in
+    /// force.
+    pub fn recall(&self, intent: &Intent, at: Timestamp, held: bool) {
+        self.limits.recall(intent, at, held);
+    }
+
+    /// The diagnostic commands that the top hypothesis' rule asks for. None unless `collect` is in
+    /// `remedy.allow`.
+    pub fn collections(&self, diagnosis: &Diagnosis) -> Vec<Command> {
+        let asked = diagnosis.top.first().is_some_and(|top| {
+            let mut actions = top.remedies.iter().map(|suggestion| suggestion.action);
+            actions.any(|action| action == ActionKind::Collect)
+        });
+        if asked && self.config.allow.contains(&ActionKind::Collect) {
+            catalogue::collect::all().to_vec()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Runs one of them in a slice of its own; `traceparent` goes into its environment.
+    pub fn collect(&self, command: &Command, traceparent: &str) -> Result<Collected, CollectError> {
+        let program = command.program().ok_or_else(|| {
+            CollectError::NotAvailable(format!("{} is not installed", command.looked_for()))
+        })?;
+        let hierarchy = self
+            .hierarchy()
+            .map_err(|error| CollectError::NotAvailable(error.to_string()))?;
+        let sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+        sandbox.run(hierarchy, &program, traceparent)
+    }
+}
+
+/// A refusal from its stable word and its text for people.
+fn refuse(reason: &str, detail: String) -> Refusal {
+    Refusal {
+        reason: reason.to_owned(),
+        detail,
+    }
+}

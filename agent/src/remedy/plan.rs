@@ -1,0 +1,220 @@
+//! From a diagnosis to one intent, or to the reason why not. Reads the target and writes nothing.
+
+use jiff::Timestamp;
+
+use super::{
+    Remedies, catalogue,
+    catalogue::{Node, Planning, kill_cgroup, notify, unusable},
+    cgroup::{Cgroup, Hierarchy},
+    lease, policy, refuse,
+};
+use crate::incident::{
+    Action, ActionKind, Culprit, Diagnosis, Episode, Evidence, Hypothesis, Intent, KnobChange,
+    Refusal, Suggestion, Verdict,
+};
+
+/// The first suggestion that is possible, unprotected and permitted, within the budgets.
+pub(super) fn plan(
+    remedies: &Remedies,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+    episode: &Episode,
+    now: Timestamp,
+) -> Result<Intent, Refusal> {
+    if let Verdict::Inconclusive(why) = &diagnosis.verdict {
+        return Err(refuse("inconclusive", why.clone()));
+    }
+    let Some(top) = diagnosis.top.first() else {
+        return Err(refuse("inconclusive", "no hypothesis is left".to_owned()));
+    };
+    if top.remedies.is_empty() {
+        return Err(refuse(
+            "no-remedy",
+            format!("the rule {} suggests none", top.id),
+        ));
+    }
+    let call = Call {
+        remedies,
+        top,
+        evidence,
+        episode,
+        now,
+    };
+    let mut refusals = Vec::new();
+    for suggestion in &top.remedies {
+        match call.one(suggestion) {
+            Ok(intent) => return Ok(intent),
+            Err(refusal) => refusals.push((suggestion.action, refusal)),
+        }
+    }
+    Err(most_telling(refusals))
+}
+
+/// The refusal of the rule's first choice that is more than a notice; the others are named.
+fn most_telling(mut refusals: Vec<(ActionKind, Refusal)>) -> Refusal {
+    let passive = |kind: ActionKind| matches!(kind, ActionKind::Notify | ActionKind::Collect);
+    let at = refusals
+        .iter()
+        .position(|(kind, _)| !passive(*kind))
+        .unwrap_or(0);
+    if refusals.is_empty() {
+        return refuse("no-remedy", "the rule suggests none".to_owned());
+    }
+    let (kind, mut refusal) = refusals.remove(at);
+    if !passive(kind) {
+        refusal.detail = format!("{kind}: {}", refusal.detail);
+    }
+    for (kind, other) in refusals.iter().filter(|(kind, _)| !passive(*kind)) {
+        refusal
+            .detail
+            .push_str(&format!("; {kind}: {} as well", other.reason));
+    }
+    refusal
+}
+
+struct Call<'a> {
+    remedies: &'a Remedies,
+    top: &'a Hypothesis,
+    evidence: &'a Evidence,
+    episode: &'a Episode,
+    now: Timestamp,
+}
+
+impl Call<'_> {
+    fn one(&self, suggestion: &Suggestion) -> Result<Intent, Refusal> {
+        match suggestion.action {
+            ActionKind::Notify => return Err(notify::refusal(self.top)),
+            ActionKind::Collect => {
+                return Err(refuse(
+                    "notify",
+                    "the rule only collects diagnostics".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+        let culprit = self.top.culprit.as_ref().ok_or_else(|| {
+            refuse(
+                "no-culprit",
+                format!("{}: no cgroup stands out as the culprit", self.top.id),
+            )
+        })?;
+        let hierarchy = self.remedies.hierarchy().map_err(unusable)?;
+        let target = hierarchy
+            .open_same(&culprit.path, culprit.cgroup)
+            .map_err(|error| unusable(&error))?;
+        self.protected(hierarchy, &target)?;
+        let changes = self.changes(suggestion, &target)?;
+        let intent = self.intent(suggestion, culprit, changes);
+        let config = &self.remedies.config;
+        let would = policy::describe(&intent.action, &intent.changes, config.lease_s);
+        policy::permit(config, suggestion, &would)?;
+        for change in &intent.changes {
+            target
+                .check_writable(&change.file)
+                .map_err(|error| unusable(&error))?;
+        }
+        self.remedies.limits.take(&intent)?;
+        Ok(intent)
+    }
+
+    fn protected(&self, hierarchy: &Hierarchy, target: &Cgroup) -> Result<(), Refusal> {
+        self.remedies
+            .protection
+            .check(hierarchy, target)
+            .map_err(|protected| refuse("protected", protected.to_string()))
+    }
+
+    fn changes(
+        &self,
+        suggestion: &Suggestion,
+        target: &Cgroup,
+    ) -> Result<Vec<KnobChange>, Refusal> {
+        let Some(knob) = catalogue::knob(suggestion.action) else {
+            if !target.has(kill_cgroup::FILE) {
+                let why = "this kernel has no cgroup.kill (since Linux 5.14)";
+                return Err(refuse("unsupported", why.to_owned()));
+            }
+            return Ok(vec![kill_cgroup::change()]);
+        };
+        let (controller, file) = knob.needs();
+        target.read(file).map_err(|error| unusable(&error))?;
+        if suggestion
+            .amount
+            .is_some_and(|amount| !(amount.is_finite() && amount > 0.0))
+        {
+            let why = format!("the rule's amount for {controller} is not a number over 0");
+            return Err(refuse("unsupported", why));
+        }
+        let processes = &self.remedies.protection.processes;
+        let node = Node::now(self.evidence, processes).map_err(|error| {
+            refuse("unsupported", format!("cannot read /proc/meminfo: {error}"))
+        })?;
+        let alert_age = self.now.duration_since(self.episode.alert.starts_at);
+        let changes = knob.plan(&Planning {
+            target,
+            amount: suggestion.amount,
+            node,
+            facts: self.evidence.cgroup(target.id()),
+            alert_age_s: alert_age.as_secs_f64(),
+            processes,
+        })?;
+        if changes.is_empty() {
+            let why = format!("{:?} holds these values already", target.path());
+            return Err(refuse("already-limited", why));
+        }
+        Ok(changes)
+    }
+
+    fn intent(
+        &self,
+        suggestion: &Suggestion,
+        culprit: &Culprit,
+        changes: Vec<KnobChange>,
+    ) -> Intent {
+        Intent {
+            episode: self.episode.id,
+            action: Action {
+                kind: suggestion.action,
+                cgroup: culprit.cgroup,
+                path: culprit.path.clone(),
+                amount: suggestion.amount,
+            },
+            changes,
+            lease_until: lease::ends(self.now, self.remedies.config.lease_s),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals(list: &[(ActionKind, &str)]) -> Vec<(ActionKind, Refusal)> {
+        list.iter()
+            .map(|(kind, reason)| (*kind, refuse(reason, format!("{reason} says no"))))
+            .collect()
+    }
+
+    #[test]
+    fn the_rules_first_real_choice_is_explained_and_the_rest_named() {
+        let told = most_telling(refusals(&[
+            (ActionKind::Notify, "notify"),
+            (ActionKind::CapMemory, "protected"),
+            (ActionKind::KillCgroup, "policy"),
+        ]));
+        assert_eq!(told.reason, "protected");
+        assert_eq!(
+            told.detail,
+            "cap-memory: protected says no; kill-cgroup: policy as well"
+        );
+    }
+
+    #[test]
+    fn a_rule_that_only_notifies_says_so() {
+        let told = most_telling(refusals(&[(ActionKind::Notify, "notify")]));
+        assert_eq!(
+            (told.reason.as_str(), told.detail.as_str()),
+            ("notify", "notify says no")
+        );
+    }
+}
