@@ -1,6 +1,26 @@
-//! Paramedic's kernel probes.
+//! Paramedic's kernel probes: raw tracepoints, a file each.
+//!
+//! Raw tracepoints need neither tracefs nor a particular layout of the kernel: their arguments are
+//! those of the tracepoint's prototype. What must be read from inside a `task_struct` goes by the
+//! offsets in [`layout`], which the agent takes from the running kernel's own BTF at load time.
 #![no_std]
 #![no_main]
+// For the one atomic addition in `charge`; the BPF target is built by a compiler that allows it.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+mod charge;
+mod exec;
+mod exit;
+mod fork;
+mod layout;
+mod maps;
+mod oom;
+mod syscalls;
+
+/// Some helpers (bpf_probe_read_kernel, …) are for programs under a GPL-compatible licence only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(test))]
 #[panic_handler]
