@@ -23,13 +23,14 @@ use crate::{
     clock::SystemClock,
     config::{Config, RulesConfig},
     diagnosis::{Finding, RuleSet},
-    evidence::{EvidenceError, KernelProbes, ProbeState, Recorder, probes::Probes},
-    intake::{self, ServerError},
+    evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
+    intake::{Server, ServerError},
     journal::JournalError,
     ledger::{Found, Ledger, LedgerError, SharedLedger},
-    pipeline::{self, Keeper, Stages, SyscallWatch},
-    remedy::{Remedies, RemedyError},
+    pipeline::{self, Effects, Keeper, Stages, SyscallWatch},
+    remedy::Remedies,
     report::{self, Metrics, ReportState},
+    resilience,
     routing::{Drained, Handler, OnFailure, Router},
     sampling::{Sampler, SamplingError},
 };
@@ -63,9 +64,6 @@ pub enum AppError {
     /// Prometheus' address is not one.
     #[error("cannot set up the sampling of Prometheus")]
     Sampling(#[from] SamplingError),
-    /// No cgroup v2 to act on, and the like.
-    #[error("cannot set up the remedies")]
-    Remedy(#[from] RemedyError),
     /// What an earlier life left could not be settled.
     #[error("cannot settle what an earlier run left unfinished")]
     Resume(#[source] LedgerError),
@@ -103,18 +101,19 @@ impl App {
         let server = Server::bind(config.intake.clone()).await?;
         let ledger = open_ledger(&config)?;
         let probes: Arc<dyn KernelProbes> = Arc::new(Probes::start(&config.probes));
-        report_probes(probes.as_ref());
+        let clock = SystemClock::shared();
         let stages = Arc::new(Stages {
             ledger,
-            sampler: Sampler::new(&config.sampling, SystemClock::shared())?,
+            sampler: Sampler::new(&config.sampling, clock.clone())?,
             recorder: Arc::new(Recorder::start(&config.evidence, probes)?),
             rules: RwLock::new(Arc::new(rules)),
             diagnosis: config.diagnosis.clone(),
-            remedies: Arc::new(Remedies::new(&config.remedy)?),
+            remedies: Arc::new(Remedies::new(&config.remedy, clock.clone())),
             verify: config.verify.clone(),
             window: config.evidence.window(),
             syscall_watch: Duration::from_millis(config.evidence.syscall_watch_ms),
             watch: SyscallWatch::default(),
+            effects: Effects::default(),
             keeper: Keeper::default(),
             metrics: Arc::new(Metrics::new()),
         });
@@ -221,7 +220,14 @@ fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {
         unreadable,
     } = found;
     for cut in &cuts {
-        info!(%cut, "the journal's tail was cut: nothing acknowledged was in it");
+        info!(
+            lane = %cut.lane,
+            segment = cut.segment,
+            offset = cut.offset,
+            bytes = cut.bytes_lost,
+            reason = ?cut.reason,
+            "the journal's torn tail was cut; nothing acknowledged was in it"
+        );
     }
     for damage in &corruption {
         error!(%damage, "the journal is damaged and read-only: this agent only reports");
@@ -235,23 +241,6 @@ fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {
     Ok(Arc::new(ledger))
 }
 
-fn report_probes(probes: &dyn KernelProbes) {
-    for probe in probes.statuses() {
-        let why = probe.why.unwrap_or_default();
-        match probe.state {
-            ProbeState::Fallback => {
-                warn!(
-                    probe = probe.name,
-                    instead = probe.fallback,
-                    why,
-                    "falls back"
-                );
-            }
-            state => info!(probe = probe.name, ?state, kind = probe.kind, "probe"),
-        }
-    }
-}
-
 /// What an episode's owner does with it: the pipeline, and the tidying up where it broke off.
 fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
     let handled = stages.clone();
@@ -259,7 +248,7 @@ fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
         let stages = handled.clone();
         Box::pin(async move {
             let handled = pipeline::handle(&stages, episode, resolved).await;
-            handled.map_err(|error| chain(&error))
+            handled.map_err(|error| resilience::chain(&error))
         })
     });
     let abandoned = stages.clone();
@@ -274,18 +263,6 @@ fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
         })
     });
     Router::new(&config.routing, &config.intake.tenants, handler, on_failure)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 /// Replaces the rules whole; a bad set changes nothing.

@@ -2,10 +2,7 @@
 //!
 //! Unknown keys are refused, and all bad fields are reported at once.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 

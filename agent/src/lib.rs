@@ -13,9 +13,7 @@
 pub mod incident;
 
 /// `app.rs` is wired up once every stage is there.
-pub mod app {
-    pub mod gate;
-}
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod diagnosis;

@@ -3,6 +3,7 @@
 //! Read [`handle`]; everything else here serves it. Two invariants live in its order: the intent is
 //! durable before the first write to the system, and an effect that is not verified is undone.
 
+mod effects;
 mod keeper;
 mod unfinished;
 mod watch;
@@ -14,9 +15,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tracing::{info, instrument, warn};
 
+pub use effects::Effects;
 pub use keeper::Keeper;
 pub use unfinished::{Resumed, abandon, leave, resume};
 pub use watch::SyscallWatch;
@@ -77,6 +79,8 @@ pub struct Stages {
     pub syscall_watch: Duration,
     /// Who wants the syscall pair attached.
     pub watch: SyscallWatch,
+    /// Keeps applying and undoing in order.
+    pub effects: Effects,
     /// Effects that helped, until their leases end.
     pub keeper: Keeper,
     /// Own figures.
@@ -102,7 +106,7 @@ impl Stages {
 pub async fn handle(
     stages: &Arc<Stages>,
     episode: Episode,
-    mut resolved: watch::Receiver<bool>,
+    mut resolved: Receiver<bool>,
 ) -> Result<(), PipelineError> {
     // Attached from here to the verdict: the record shows what the culprit asked of the kernel.
     let _watched = stages.watch.begin(&stages.recorder);
@@ -292,8 +296,9 @@ async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError>
             },
         )
         .await?;
-    let (remedies, planned) = (stages.remedies.clone(), intent.clone());
-    let applied = tokio::task::spawn_blocking(move || remedies.apply(&planned)).await;
+    let (shared, planned) = (stages.clone(), intent.clone());
+    let apply = move || shared.effects.apply(&shared.remedies, &planned);
+    let applied = tokio::task::spawn_blocking(apply).await;
     let why = match applied {
         Ok(Ok(applied)) => {
             let took_us = applied.took_us;
@@ -304,7 +309,7 @@ async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError>
                 .await?;
             return Ok(());
         }
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(why)) => why,
         Err(_) => "the remedy panicked".to_owned(),
     };
     let undone = undo(stages, intent, "apply_failed").await;
@@ -329,7 +334,7 @@ async fn check(
     diagnosis: &Diagnosis,
     intent: &Intent,
     before: &Evidence,
-    resolved: &mut watch::Receiver<bool>,
+    resolved: &mut Receiver<bool>,
 ) -> (Outcome, Evidence) {
     let recorder = stages.recorder.clone();
     let begun = tokio::task::spawn_blocking(move || recorder.mark())
@@ -342,6 +347,9 @@ async fn check(
         .unwrap_or_default();
     let culprit = Some(intent.action.cgroup);
     let mut verifier = Verifier::new(&stages.verify, begun);
+    if let Some(top) = diagnosis.top.first() {
+        verifier = verifier.within(stages.rules().recovery_within(&top.id));
+    }
     loop {
         let poll = Duration::from_millis(stages.verify.poll_ms);
         tokio::select! {
@@ -358,7 +366,7 @@ async fn check(
         let lookup = |evidence: &Evidence, reading: &str| {
             diagnosis::features::lookup(evidence, culprit, reading).map(|found| found.value)
         };
-        let judgement = verify::judge(&recovery, before, &after, lookup);
+        let judgement = verify::judge(&recovery, before, &after, culprit, lookup);
         if let Some(kind) = verifier.observe(Instant::now(), &judgement) {
             let outcome = Outcome {
                 kind,
@@ -402,8 +410,9 @@ async fn settle(
 
 /// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.
 async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
-    let (remedies, planned) = (stages.remedies.clone(), intent.clone());
-    let left_alone = match tokio::task::spawn_blocking(move || remedies.undo(&planned)).await {
+    let (shared, planned) = (stages.clone(), intent.clone());
+    let undo = move || shared.effects.undo(&shared.remedies, &planned);
+    let left_alone = match tokio::task::spawn_blocking(undo).await {
         Ok(report) => report.left_alone,
         Err(_) => vec!["the remedy panicked while undoing".to_owned()],
     };

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     diagnosis::{self, explain},
     evidence::{Recorder, probes::Probes},
-    incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
+    incident::{Alert, AlertStatus, Fingerprint, Source},
 };
 
 /// Arguments of `paramedic diagnose`.

@@ -14,7 +14,7 @@ pub struct EvidenceConfig {
     /// How far back the recorder remembers, in seconds. Default 900; 10 to 3600.
     pub history_s: u64,
     /// Window of evidence that an episode is diagnosed by, in seconds before it is looked at. Default
-    /// 5; 1 to `history_s`. It should be shorter than alerts take to fire: a longer one dilutes the
+    /// 3; 1 to `history_s`. It should be shorter than alerts take to fire: a longer one dilutes the
     /// fault with the quiet before it.
     pub window_s: u64,
     /// How long the syscall pair counts before the first diagnosis, in ms; Prometheus is asked
@@ -38,7 +38,7 @@ impl Default for EvidenceConfig {
         Self {
             period_ms: 1000,
             history_s: 900,
-            window_s: 5,
+            window_s: 3,
             syscall_watch_ms: 100,
             cgroups_max: 4096,
             cgroups_kept: 64,

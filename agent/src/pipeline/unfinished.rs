@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Stages, undo};
 use crate::{
     incident::{Entry, Episode, EpisodeId, Outcome, OutcomeKind},
-    ledger::{Incident, LedgerError},
+    ledger::{Incident, Line, LedgerError},
 };
 
 /// What was found and done.
@@ -30,6 +30,7 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
     let unfinished: Vec<Incident> = stages
         .ledger
         .with_index(|index| index.iter().filter(|i| !i.closed()).cloned().collect());
+    recall(stages);
     let mut resumed = Resumed::default();
     for incident in unfinished {
         match incident.intent() {
@@ -49,6 +50,20 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
         }
     }
     Ok(resumed)
+}
+
+/// The budgets count what an earlier life did.
+fn recall(stages: &Stages) {
+    stages.ledger.with_index(|index| {
+        for incident in index.iter() {
+            let intended = |line: &&Line| matches!(line.entry, Entry::Intended { .. });
+            let at = incident.entries.iter().rev().find(intended).map(|line| line.at);
+            if let (Some((intent, _)), Some(at)) = (incident.intent(), at) {
+                let held = !incident.closed() && !incident.rolled_back();
+                stages.remedies.recall(intent, at, held);
+            }
+        }
+    });
 }
 
 async fn take_over(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {
