@@ -1,6 +1,7 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
 pub(crate) mod check;
+pub(crate) mod probes;
 pub(crate) mod test_rules;
 
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ enum Command {
     /// Run the cases beside the rules
     #[command(subcommand)]
     Test(Test),
+    /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
+    Probes(probes::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,6 +61,9 @@ impl Cli {
         match self.command {
             Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
+            Command::Probes(args) => {
+                probes::probes(&args, &crate::evidence::probes::ProbesConfig::default())
+            }
         }
     }
 }
