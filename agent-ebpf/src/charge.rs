@@ -1,9 +1,7 @@
 //! Charging a cgroup with an occurrence, and telling the agent of it.
 
 use aya_ebpf::{
-    bindings::{
-        BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
-    },
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns},
 };
 use paramedic_abi::{COMM_LEN, Event, ProbeStats, ProcessCounters};

@@ -35,7 +35,10 @@ pub fn oom(ctx: RawTracePointContext) -> i32 {
         exit_code: 0,
         comm: field(task, layout::TASK_COMM.load()).unwrap_or_default(),
     });
-    info!(&ctx, "process {} of cgroup {} is an out-of-memory victim", pid, cgroup);
+    info!(
+        &ctx,
+        "process {} of cgroup {} is an out-of-memory victim", pid, cgroup
+    );
     0
 }
 

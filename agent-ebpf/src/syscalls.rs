@@ -4,8 +4,7 @@
 //! taken at the enter and kept with the time: the exit reads no registers.
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::BPF_NOEXIST, macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    EbpfContext as _, bindings::BPF_NOEXIST, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use paramedic_abi::{
     LATENCY_BUCKETS, SyscallCounters, SyscallKey, bucket_of, is_error, probe, slot_of,
@@ -24,7 +23,9 @@ static ZERO: SyscallCounters = SyscallCounters::ZERO;
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
     let nr: u64 = ctx.arg(1);
-    if nr > u64::from(u32::MAX) || nr == layout::NR_EXIT.load() || nr == layout::NR_EXIT_GROUP.load()
+    if nr > u64::from(u32::MAX)
+        || nr == layout::NR_EXIT.load()
+        || nr == layout::NR_EXIT_GROUP.load()
     {
         return 0;
     }
@@ -37,7 +38,9 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
     let start = unsafe { &mut *start };
     if start.tid != 0 && start.tid != tid && start.started_ns >= epoch() {
         // SAFETY: picks a field of the map value.
-        note(probe::SYSCALLS, |stats| unsafe { &raw mut (*stats).collisions });
+        note(probe::SYSCALLS, |stats| unsafe {
+            &raw mut (*stats).collisions
+        });
     }
     start.started_ns = now_ns();
     start.nr = nr as u32;
@@ -74,7 +77,9 @@ pub fn syscall_exit(ctx: RawTracePointContext) -> i32 {
     });
     let Some(counters) = counters else {
         // SAFETY: picks a field of the map value.
-        note(probe::SYSCALLS, |stats| unsafe { &raw mut (*stats).map_drops });
+        note(probe::SYSCALLS, |stats| unsafe {
+            &raw mut (*stats).map_drops
+        });
         return 0;
     };
     let took_ns = now_ns().saturating_sub(started_ns);

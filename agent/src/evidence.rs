@@ -16,6 +16,7 @@ mod host;
 pub mod kernel;
 mod mounts;
 mod pressure;
+pub mod probes;
 mod process;
 pub mod recorder;
 mod sample;

@@ -1,0 +1,286 @@
+//! The kernel probes: loaded, attached, read, and each with a fallback.
+//!
+//! Starting never fails. A probe that the kernel refuses falls back alone and keeps the reason;
+//! `paramedic probes` shows it, and evidence says what stood in. Everything is detached on drop.
+
+mod btf;
+mod config;
+mod drain;
+mod idle;
+mod layout;
+mod load;
+mod maps;
+mod why;
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub use config::{ProbeName, ProbesConfig};
+pub use drain::ProcessEvent;
+use idle::Idle;
+use layout::Layout;
+use load::{Kernel, SPECS, Slot};
+
+use super::kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus};
+
+/// The object that this binary carries; empty if it was built without a BPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/paramedic-probes.o"));
+
+/// The probes of this process. Needs no asynchronous runtime; one thread drains the ring.
+pub struct Probes {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    slots: Vec<Slot>,
+    kernel: Option<Kernel>,
+    idle: Idle,
+    places: usize,
+    idle_after: Duration,
+}
+
+impl Probes {
+    /// Loads what this binary carries and attaches all but the syscall pair, which waits.
+    pub fn start(config: &ProbesConfig) -> Self {
+        Self::start_from(config, OBJECT, Path::new(layout::KERNEL_BTF))
+    }
+
+    /// As [`Self::start`] from another object, and with another file for the kernel's types.
+    pub fn start_from(config: &ProbesConfig, object: &[u8], kernel_btf: &Path) -> Self {
+        let mut slots: Vec<Slot> = SPECS
+            .iter()
+            .map(|spec| Slot {
+                spec,
+                state: if config.enabled && !config.off.contains(&spec.name) {
+                    // Until it is loaded it does not count.
+                    ProbeState::Fallback
+                } else {
+                    ProbeState::Off
+                },
+                why: None,
+            })
+            .collect();
+        let layout = if config.enabled {
+            Layout::of_kernel(kernel_btf)
+        } else {
+            Layout::default()
+        };
+        let kernel = Kernel::start(config, object, &layout, &mut slots);
+        Self {
+            inner: Mutex::new(Inner {
+                slots,
+                kernel,
+                idle: Idle::default(),
+                places: config.cgroups_max as usize,
+                idle_after: Duration::from_secs(config.idle_s),
+            }),
+        }
+    }
+
+    /// The object that this binary carries; empty if it was built without.
+    pub fn object() -> &'static [u8] {
+        OBJECT
+    }
+
+    /// The last process events, oldest first; at most `recent_max`.
+    pub fn recent(&self) -> Vec<ProcessEvent> {
+        let inner = self.inner();
+        let drain = inner
+            .kernel
+            .as_ref()
+            .and_then(|kernel| kernel.drain.as_ref());
+        drain.map(drain::Drain::recent).unwrap_or_default()
+    }
+
+    /// Process events read from the ring so far; with the drops of the statuses these are all.
+    pub fn events_read(&self) -> u64 {
+        let inner = self.inner();
+        let drain = inner
+            .kernel
+            .as_ref()
+            .and_then(|kernel| kernel.drain.as_ref());
+        drain.map(drain::Drain::read).unwrap_or_default()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves counters that are still right.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn is(&self, name: ProbeName, state: ProbeState) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| slot.spec.name == name && slot.state == state)
+    }
+}
+
+impl fmt::Debug for Probes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probes")
+            .field("slots", &self.inner().slots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KernelProbes for Probes {
+    fn counts(&self) -> KernelCounts {
+        let mut inner = self.inner();
+        let watching = inner.is(ProbeName::Syscalls, ProbeState::Attached);
+        let Inner {
+            kernel: Some(kernel),
+            idle,
+            places,
+            idle_after,
+            ..
+        } = &mut *inner
+        else {
+            return KernelCounts::default();
+        };
+        let processes = kernel.maps.processes();
+        for cgroup in idle.observe(&processes, Instant::now(), *places, *idle_after) {
+            kernel.maps.forget(cgroup);
+        }
+        KernelCounts {
+            processes,
+            syscalls: if watching {
+                kernel.maps.syscalls()
+            } else {
+                std::collections::HashMap::new()
+            },
+            unattributed: SPECS
+                .iter()
+                .map(|spec| kernel.maps.stats(spec.index).map_drops)
+                .sum(),
+        }
+    }
+
+    fn statuses(&self) -> Vec<ProbeStatus> {
+        let inner = self.inner();
+        let status = |slot: &Slot| {
+            let stats = inner
+                .kernel
+                .as_ref()
+                .map(|kernel| kernel.maps.stats(slot.spec.index))
+                .unwrap_or_default();
+            let events = match &inner.kernel {
+                Some(kernel)
+                    if slot.spec.name == ProbeName::Syscalls
+                        && slot.state == ProbeState::Attached =>
+                {
+                    let all = kernel.maps.syscalls();
+                    all.values().flat_map(|counts| counts.buckets).sum()
+                }
+                _ => stats.events,
+            };
+            let points: Vec<&str> = slot.spec.programs.iter().map(|(_, point)| *point).collect();
+            ProbeStatus {
+                name: slot.spec.label,
+                state: slot.state,
+                kind: format!("raw_tracepoint {}", points.join(" + ")),
+                fallback: slot.spec.fallback,
+                why: slot.why.clone(),
+                events,
+                drops: stats.ring_drops + stats.map_drops + stats.collisions,
+            }
+        };
+        inner.slots.iter().map(status).collect()
+    }
+
+    fn watch_syscalls(&self, on: bool) -> bool {
+        let mut inner = self.inner();
+        let Inner {
+            slots,
+            kernel: Some(kernel),
+            ..
+        } = &mut *inner
+        else {
+            return false;
+        };
+        let Some(slot) = slots
+            .iter_mut()
+            .find(|slot| slot.spec.name == ProbeName::Syscalls)
+        else {
+            return false;
+        };
+        match (slot.state, on) {
+            (ProbeState::Standby, true) => match kernel.watch(slot.spec) {
+                Ok(()) => slot.state = ProbeState::Attached,
+                Err(why) => slot.fall_back(why),
+            },
+            (ProbeState::Attached, false) => {
+                kernel.unwatch();
+                slot.state = ProbeState::Standby;
+            }
+            _ => {}
+        }
+        slot.state == ProbeState::Attached
+    }
+
+    fn counting(&self, name: &str) -> bool {
+        // Without reading a map: this is asked for every cgroup.
+        self.inner()
+            .slots
+            .iter()
+            .any(|slot| slot.spec.label == name && slot.state == ProbeState::Attached)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whys(probes: &Probes) -> Vec<String> {
+        let statuses = probes.statuses();
+        statuses
+            .into_iter()
+            .filter_map(|status| status.why)
+            .collect()
+    }
+
+    #[test]
+    fn a_binary_without_probes_says_how_to_build_one() {
+        let probes =
+            Probes::start_from(&ProbesConfig::default(), &[], Path::new(layout::KERNEL_BTF));
+        assert_eq!(
+            whys(&probes),
+            vec!["this binary was built without probes: run `cargo xtask build`"; SPECS.len()]
+        );
+        assert!(!probes.watch_syscalls(true));
+        assert!(probes.counts().processes.is_empty());
+        assert!(!probes.counting("exec"));
+    }
+
+    #[test]
+    fn an_object_that_is_none_falls_back_with_the_reason() {
+        let probes = Probes::start_from(
+            &ProbesConfig::default(),
+            b"\x7fELF and nothing more",
+            Path::new(layout::KERNEL_BTF),
+        );
+        let whys = whys(&probes);
+        assert_eq!(whys.len(), SPECS.len());
+        assert!(whys[0].contains("error parsing"), "{}", whys[0]);
+    }
+
+    #[test]
+    fn what_is_switched_off_is_off_and_has_no_reason() {
+        let config = ProbesConfig {
+            enabled: false,
+            ..ProbesConfig::default()
+        };
+        let probes = Probes::start(&config);
+        let statuses = probes.statuses();
+        assert!(
+            statuses
+                .iter()
+                .all(|status| status.state == ProbeState::Off)
+        );
+        assert!(statuses.iter().all(|status| status.why.is_none()));
+    }
+}

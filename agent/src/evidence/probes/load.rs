@@ -1,0 +1,256 @@
+//! Loading and attaching, each probe alone: what fails is kept as that probe's reason.
+
+use std::time::Duration;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::RingBuf,
+    programs::{ProgramError, RawTracePoint, raw_trace_point::RawTracePointLinkId},
+};
+use aya_log::EbpfLogger;
+use paramedic_abi::probe;
+
+use super::{
+    ProbesConfig,
+    config::ProbeName,
+    drain::{Drain, ToTracing},
+    layout::Layout,
+    maps::Maps,
+    why,
+};
+use crate::evidence::kernel::ProbeState;
+
+/// What a probe is made of.
+#[derive(Debug)]
+pub(super) struct Spec {
+    pub(super) name: ProbeName,
+    /// As `paramedic probes` shows it.
+    pub(super) label: &'static str,
+    /// `(program, tracepoint)`, in the order of attaching.
+    pub(super) programs: &'static [(&'static str, &'static str)],
+    /// Index in the kernel's table of statistics.
+    pub(super) index: u32,
+    /// What stands in for it.
+    pub(super) fallback: &'static str,
+}
+
+/// All probes, in the order in which they are shown.
+pub(super) const SPECS: [Spec; 5] = [
+    Spec {
+        name: ProbeName::Exec,
+        label: "exec",
+        programs: &[("exec", "sched_process_exec")],
+        index: probe::EXEC,
+        fallback: "nothing: rates of exec are left out",
+    },
+    Spec {
+        name: ProbeName::Fork,
+        label: "fork",
+        programs: &[("fork", "task_newtask")],
+        index: probe::FORK,
+        fallback: "/proc/stat (whole host) and pids.current",
+    },
+    Spec {
+        name: ProbeName::Exit,
+        label: "exit",
+        programs: &[("exit", "sched_process_exit")],
+        index: probe::EXIT,
+        fallback: "pids.current",
+    },
+    Spec {
+        name: ProbeName::Oom,
+        label: "oom",
+        programs: &[("oom", "mark_victim")],
+        index: probe::OOM,
+        fallback: "memory.events and /proc/vmstat",
+    },
+    Spec {
+        name: ProbeName::Syscalls,
+        label: "syscalls",
+        // The exit first: then no call that is noted at its enter is missed at its exit.
+        programs: &[("syscall_exit", "sys_exit"), ("syscall_enter", "sys_enter")],
+        index: probe::SYSCALLS,
+        fallback: "nothing: latencies of syscalls are left out",
+    },
+];
+
+/// A probe's fate.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) spec: &'static Spec,
+    pub(super) state: ProbeState,
+    pub(super) why: Option<String>,
+}
+
+impl Slot {
+    pub(super) fn fall_back(&mut self, why: String) {
+        tracing::warn!(probe = self.spec.label, why, "a kernel probe falls back");
+        self.state = ProbeState::Fallback;
+        self.why = Some(why);
+    }
+}
+
+/// What is in the kernel.
+pub(super) struct Kernel {
+    ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) drain: Option<Drain>,
+    /// Links of the syscall pair while it is attached.
+    watching: Vec<(&'static str, RawTracePointLinkId)>,
+}
+
+impl Kernel {
+    /// Loads the object and every program that is wanted; attaches all but the syscall pair.
+    /// `None` if nothing at all could be loaded: every wanted slot then has the reason.
+    pub(super) fn start(
+        config: &ProbesConfig,
+        object: &[u8],
+        layout: &Layout,
+        slots: &mut [Slot],
+    ) -> Option<Self> {
+        let wanted = slots.iter().any(|slot| slot.state != ProbeState::Off);
+        if !wanted {
+            return None;
+        }
+        let loaded = load_object(config, object, layout)
+            .and_then(|mut ebpf| Maps::take(&mut ebpf).map(|maps| (ebpf, maps)));
+        let (mut ebpf, maps) = match loaded {
+            Ok(loaded) => loaded,
+            Err(why) => {
+                for slot in slots
+                    .iter_mut()
+                    .filter(|slot| slot.state != ProbeState::Off)
+                {
+                    slot.fall_back(why.clone());
+                }
+                return None;
+            }
+        };
+        let drain = start_drain(&mut ebpf, config)
+            .inspect_err(|why| tracing::warn!(why, "events of the probes are not read"))
+            .ok();
+        let mut kernel = Self {
+            ebpf,
+            maps,
+            drain,
+            watching: Vec::new(),
+        };
+        for slot in slots
+            .iter_mut()
+            .filter(|slot| slot.state != ProbeState::Off)
+        {
+            if slot.spec.name == ProbeName::Oom
+                && let Some(why) = &layout.no_victim
+            {
+                slot.fall_back(why.clone());
+                continue;
+            }
+            match kernel.load_and_attach(slot.spec) {
+                Ok(state) => slot.state = state,
+                Err(why) => slot.fall_back(why),
+            }
+        }
+        Some(kernel)
+    }
+
+    fn load_and_attach(&mut self, spec: &Spec) -> Result<ProbeState, String> {
+        for (program, _) in spec.programs {
+            self.program(program)?
+                .load()
+                .map_err(|error| why::of_program("load it", &error))?;
+        }
+        if spec.name == ProbeName::Syscalls {
+            return Ok(ProbeState::Standby);
+        }
+        for (program, tracepoint) in spec.programs {
+            self.program(program)?
+                .attach(tracepoint)
+                .map_err(|error| why::of_program(&format!("attach to {tracepoint}"), &error))?;
+        }
+        Ok(ProbeState::Attached)
+    }
+
+    /// Attaches the syscall pair with empty histograms.
+    pub(super) fn watch(&mut self, spec: &Spec) -> Result<(), String> {
+        self.maps.clear_syscalls();
+        self.maps
+            .begin_epoch()
+            .map_err(|error| format!("cannot note when the pair was attached: {error}"))?;
+        for (program, tracepoint) in spec.programs {
+            let attached = self.program(program).and_then(|program| {
+                program
+                    .attach(tracepoint)
+                    .map_err(|error| why::of_program(&format!("attach to {tracepoint}"), &error))
+            });
+            match attached {
+                Ok(link) => self.watching.push((program, link)),
+                Err(why) => {
+                    self.unwatch();
+                    return Err(why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the syscall pair, the enter first, and forgets what it counted.
+    pub(super) fn unwatch(&mut self) {
+        while let Some((name, link)) = self.watching.pop() {
+            let detached = self
+                .program(name)
+                .and_then(|program| program.detach(link).map_err(|error| error.to_string()));
+            if let Err(why) = detached {
+                tracing::warn!(program = name, why, "cannot detach");
+            }
+        }
+        self.maps.clear_syscalls();
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut RawTracePoint, String> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .ok_or_else(|| format!("the object has no program {name}: run `cargo xtask build`"))?;
+        program
+            .try_into()
+            .map_err(|error: ProgramError| format!("program {name}: {error}"))
+    }
+}
+
+fn load_object(config: &ProbesConfig, object: &[u8], layout: &Layout) -> Result<Ebpf, String> {
+    if object.is_empty() {
+        return Err("this binary was built without probes: run `cargo xtask build`".to_owned());
+    }
+    let watches = !config.off.contains(&ProbeName::Syscalls);
+    let mut loader = EbpfLoader::new();
+    // Nothing in the object is relocated by the kernel's types: offsets come as globals.
+    loader.btf(None);
+    loader
+        .map_max_entries("PROCESSES", config.cgroups_max)
+        .map_max_entries("EVENTS", config.ring_bytes);
+    if watches {
+        loader.map_max_entries("SYSCALLS", config.syscall_keys_max);
+    } else {
+        loader
+            .map_max_entries("SYSCALLS", 1)
+            .map_max_entries("IN_FLIGHT", 1);
+    }
+    let wake_bytes = u64::from(config.wake_bytes);
+    loader.override_global("WAKE_BYTES", &wake_bytes, true);
+    for (name, value) in &layout.globals {
+        loader.override_global(name, value, true);
+    }
+    loader.load(object).map_err(|error| why::of_object(&error))
+}
+
+fn start_drain(ebpf: &mut Ebpf, config: &ProbesConfig) -> Result<Drain, String> {
+    let map = ebpf
+        .take_map("EVENTS")
+        .ok_or("the object has no map EVENTS")?;
+    let events = RingBuf::try_from(map).map_err(|error| error.to_string())?;
+    let logs = EbpfLogger::init_with_logger(ebpf, ToTracing)
+        .inspect_err(|error| tracing::warn!(%error, "the probes' log lines are not read"))
+        .ok();
+    let wait = Duration::from_millis(config.drain_ms);
+    Drain::start(events, logs, wait, config.recent_max).map_err(|error| error.to_string())
+}

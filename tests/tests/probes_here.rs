@@ -1,0 +1,67 @@
+//! The same object on this machine's own kernel, whatever it is. Needs root and the built probes;
+//! where either is missing it fails and says so: a kernel on which nothing was tried is not tested.
+
+#[path = "probes/workload.rs"]
+mod workload;
+
+use std::time::Duration;
+
+use paramedic::evidence::{
+    KernelCounts, KernelProbes, ProbeState,
+    probes::{Probes, ProbesConfig},
+};
+use workload::{Job, wait_until};
+
+fn require_root_and_probes() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "loading probes needs root: run the tests as root"
+    );
+    assert!(
+        !Probes::object().is_empty(),
+        "built without probes: run `cargo xtask build`, or `cargo xtask test`"
+    );
+}
+
+fn forks(counts: &KernelCounts) -> u64 {
+    counts.processes.values().map(|counts| counts.forks).sum()
+}
+
+#[test]
+fn every_probe_attaches_and_counts_on_this_kernel() {
+    require_root_and_probes();
+    let probes = Probes::start(&ProbesConfig::default());
+    for status in probes.statuses() {
+        assert_ne!(status.state, ProbeState::Fallback, "{status:?}");
+    }
+    // Others work on this machine too, and its cgroups may be of the first version, where all
+    // processes share one id: so at least, and over all.
+    let before = forks(&probes.counts());
+    Job::start_here(|| workload::fork_and_exec(25)).finish();
+    let counts = probes.counts();
+    assert!(forks(&counts) >= before + 26, "{counts:?}");
+    assert!(counts.processes.values().map(|one| one.execs).sum::<u64>() >= 25);
+    assert!(counts.processes.values().map(|one| one.exits).sum::<u64>() >= 26);
+    wait_until("the ring is drained", Duration::from_secs(10), || {
+        probes.recent().iter().any(|event| event.comm == "true")
+    });
+}
+
+#[test]
+fn the_syscall_pair_attaches_counts_and_detaches_on_this_kernel() {
+    require_root_and_probes();
+    let probes = Probes::start(&ProbesConfig::default());
+    assert!(probes.watch_syscalls(true), "{:?}", probes.statuses());
+    Job::start_here(|| workload::failing_calls(500)).finish();
+    let nr = u32::try_from(libc::SYS_fchdir).unwrap();
+    let counts = probes.counts();
+    let failed: u64 = counts
+        .syscalls
+        .iter()
+        .filter(|((_, called), _)| *called == nr)
+        .map(|(_, counts)| counts.errors)
+        .sum();
+    assert!(failed >= 500, "{failed}");
+    assert!(!probes.watch_syscalls(false));
+    assert!(probes.counts().syscalls.is_empty());
+}
