@@ -1,6 +1,11 @@
 //! Sampling against the real Prometheus; servers of the test's own only for the faults that
 //! Prometheus does not give.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not take for tests"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -170,7 +175,7 @@ fn every_label_value_selects_its_own_series_and_no_other() {
     let all = format!("count(hostile) == {}", values.len());
     prometheus.wait_for(&all, WITHIN).unwrap();
 
-    let sampler = sampler(&config(&prometheus.url()));
+    let stage = sampler(&config(&prometheus.url()));
     let queries = [
         query("equal", "hostile{instance={{instance}}}"),
         query("matches", "hostile{instance=~{{instance}},job=\"hostile\"}"),
@@ -179,7 +184,7 @@ fn every_label_value_selects_its_own_series_and_no_other() {
     ];
     runtime.block_on(async {
         for (n, value) in values.iter().enumerate() {
-            let sampled = sample(&sampler, &queries, value).await;
+            let sampled = sample(&stage, &queries, value).await;
             let last: Vec<_> = sampled
                 .series
                 .iter()
@@ -202,7 +207,7 @@ fn every_label_value_selects_its_own_series_and_no_other() {
             "y|.*",
             "y\"} or vector(1) #",
         ] {
-            let sampled = sample(&sampler, &queries[..2], absent).await;
+            let sampled = sample(&stage, &queries[..2], absent).await;
             assert_eq!(sampled.series, [], "{absent:?}");
             assert_eq!(sampled.gaps.len(), 2);
             assert!(
@@ -244,7 +249,7 @@ fn what_is_not_there_is_a_gap_on_the_common_grid() {
         baseline_s: 59,
         ..config(&prometheus.url())
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let queries = [
         query("steady", "steady"),
         query("vanishing", "vanishing"),
@@ -254,7 +259,7 @@ fn what_is_not_there_is_a_gap_on_the_common_grid() {
         query("unlabelled", "steady{zone={{zone}}}"),
         query("number", "42"),
     ];
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     let by_name = |name: &str| {
         sampled
             .series
@@ -308,14 +313,14 @@ fn a_dead_prometheus_costs_little_and_after_three_failures_nothing() {
         breaker_open_ms: 60_000,
         ..config(&prometheus.url())
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let queries = [query("a", "vector(1)"), query("b", "vector(2)")];
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert_eq!(sampled.series.len(), 2, "{:?}", sampled.gaps);
 
     prometheus.process().kill().unwrap();
     let begun = Instant::now();
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert!(
         begun.elapsed() < Duration::from_secs(3),
         "{:?}",
@@ -329,7 +334,7 @@ fn a_dead_prometheus_costs_little_and_after_three_failures_nothing() {
     );
 
     let begun = Instant::now();
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert!(
         begun.elapsed() < Duration::from_millis(50),
         "{:?}",
@@ -358,10 +363,10 @@ fn a_prometheus_that_hangs_costs_the_budget_and_no_more() {
         breaker_failures_max: 100,
         ..config(&format!("http://{address}"))
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let queries: Vec<_> = (0..8).map(|n| query(&format!("q{n}"), "up")).collect();
     let begun = Instant::now();
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     let took = begun.elapsed();
     assert!((500..900).contains(&took.as_millis()), "{took:?}");
     assert_eq!(sampled.gaps.len(), 8);
@@ -394,9 +399,10 @@ fn an_endless_answer_is_given_up() {
     runtime.spawn(async move {
         let (mut peer, _) = listener.accept().await.unwrap();
         peer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let piece = vec![b' '; 64 << 10];
         // A gigabyte if nobody hangs up.
         for _ in 0..16 << 10 {
-            if peer.write_all(&[b' '; 64 << 10]).await.is_err() {
+            if peer.write_all(&piece).await.is_err() {
                 break;
             }
             counter.fetch_add(64 << 10, Ordering::SeqCst);
@@ -406,9 +412,9 @@ fn an_endless_answer_is_given_up() {
         response_bytes_max: 1 << 20,
         ..config(&format!("http://{address}"))
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let begun = Instant::now();
-    let sampled = runtime.block_on(sample(&sampler, &[query("q", "up")], "x"));
+    let sampled = runtime.block_on(sample(&stage, &[query("q", "up")], "x"));
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -457,10 +463,10 @@ fn lies_are_seen_through() {
         breaker_failures_max: 100,
         ..config(&format!("http://{address}"))
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let names = ["moved", "html", "error", "past", "too_much"];
     let queries = names.map(|name| query(name, name));
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     let whys: Vec<_> = sampled.gaps.iter().map(|gap| gap.why.as_str()).collect();
     assert!(whys[0].contains("302"), "{whys:?}");
     assert_eq!(
@@ -508,10 +514,10 @@ fn the_trace_goes_on_and_long_queries_go_into_the_body() {
             matrix([now_s()])
         }
     });
-    let sampler = sampler(&config(&format!("http://{address}/prefix/")));
-    let long = format!("up{{a=\"{}\"}}", "b".repeat(4000));
-    for promql in ["up{a={{instance}}}", long.as_str()] {
-        let sampled = runtime.block_on(sample(&sampler, &[query("q", promql)], "c&d=e"));
+    let stage = sampler(&config(&format!("http://{address}/prefix/")));
+    let lengthy = format!("up{{a=\"{}\"}}", "b".repeat(4000));
+    for promql in ["up{a={{instance}}}", lengthy.as_str()] {
+        let sampled = runtime.block_on(sample(&stage, &[query("q", promql)], "c&d=e"));
         assert_eq!(sampled.series.len(), 1, "{:?}", sampled.gaps);
     }
     let seen = seen.lock().unwrap();
@@ -560,13 +566,13 @@ fn a_hiccup_is_repeated_and_a_recovered_prometheus_is_asked_everything_again() {
         breaker_open_ms: 200,
         ..config(&format!("http://{address}"))
     };
-    let sampler = sampler(&config);
+    let stage = sampler(&config);
     let queries: Vec<_> = (0..6).map(|n| query(&format!("q{n}"), "up")).collect();
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert_eq!(sampled.series.len(), 6, "{:?}", sampled.gaps);
 
     sick.store(usize::MAX, Ordering::SeqCst);
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert_eq!(sampled.series.len(), 0);
     assert!(
         sampled.coverage.note.contains("503"),
@@ -576,7 +582,7 @@ fn a_hiccup_is_repeated_and_a_recovered_prometheus_is_asked_everything_again() {
 
     sick.store(0, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(250));
-    let sampled = runtime.block_on(sample(&sampler, &queries, "x"));
+    let sampled = runtime.block_on(sample(&stage, &queries, "x"));
     assert_eq!(
         sampled.series.len(),
         6,

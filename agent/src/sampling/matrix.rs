@@ -32,7 +32,9 @@ pub(super) struct Grid {
 impl Grid {
     /// From the baseline before `starts_at` to `now`; the newest part where that is too long.
     pub(super) fn new(config: &SamplingConfig, starts_at: Timestamp, now: Timestamp) -> Self {
-        let end = now.as_second();
+        // Up, not down: what was scraped a moment ago counts, and Prometheus answers for the rest
+        // of this second with its latest samples.
+        let end = now.as_second() + i64::from(now.subsec_nanosecond() > 0);
         // A start in the future is a skewed clock.
         let onset = starts_at.as_second().min(end);
         let window = end
@@ -270,6 +272,12 @@ mod tests {
         };
         assert_eq!(grid(&bare, 70, 70).points, 2);
         assert_eq!(grid(&bare, 90, 70).end_s(), 70);
+    }
+
+    #[test]
+    fn the_last_point_does_not_miss_what_was_scraped_within_this_second() {
+        let now = Timestamp::new(1000, 1).unwrap();
+        assert_eq!(Grid::new(&SamplingConfig::default(), now, now).end_s(), 1001);
     }
 
     #[test]

@@ -52,14 +52,14 @@ async fn without_prometheus_everything_is_a_gap() {
     let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
     let sampler = Sampler::new(&SamplingConfig::default(), clock).unwrap();
     let queries = [query("a", "a"), query("b", "b{c={{c}}}")];
-    let sampled = sampler
+    let given = sampler
         .sample(&queries, &alert(&[]), Timestamp::UNIX_EPOCH, &trace())
         .await;
-    assert!(sampled.series.is_empty());
-    assert_eq!(sampled.gaps.len(), 2);
-    assert_eq!(sampled.coverage.source, "prometheus");
-    assert_eq!(sampled.coverage.note, "prometheus not configured");
-    assert!(!sampled.coverage.complete);
+    assert!(given.series.is_empty());
+    assert_eq!(given.gaps.len(), 2);
+    assert_eq!(given.coverage.source, "prometheus");
+    assert_eq!(given.coverage.note, "prometheus not configured");
+    assert!(!given.coverage.complete);
 }
 
 #[test]
