@@ -267,3 +267,6 @@ fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
 
 /// A ledger shared by the pipeline, intake and the readers.
 pub type SharedLedger = Arc<Ledger>;
+
+#[cfg(test)]
+mod tests;

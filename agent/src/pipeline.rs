@@ -272,9 +272,7 @@ async fn report_only(
 ) -> Result<(), PipelineError> {
     info!(reason = %refusal.reason, detail = %refusal.detail, "no action");
     stages.metrics.refused(&refusal);
-    let closed = Entry::Closed {
-        at: Timestamp::now(),
-    };
+    let closed = Entry::Closed;
     let refused = Entry::Refused {
         action: None,
         refusal,
@@ -314,9 +312,7 @@ async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError>
     };
     let undone = undo(stages, intent, "apply_failed").await;
     let failed = Entry::Failed { error: why.clone() };
-    let closed = Entry::Closed {
-        at: Timestamp::now(),
-    };
+    let closed = Entry::Closed;
     stages
         .ledger
         .append_outcome(intent.episode, vec![undone, failed, closed])
@@ -398,8 +394,7 @@ async fn settle(
     let snapshot = store(stages, episode, after).await;
     let mut entries = vec![Entry::Verified { outcome, snapshot }];
     if let Some(undone) = undone {
-        let at = Timestamp::now();
-        entries.extend([undone, Entry::Closed { at }]);
+        entries.extend([undone, Entry::Closed]);
     }
     stages.ledger.append_outcome(episode, entries).await?;
     if healed {

@@ -227,10 +227,7 @@ pub enum Entry {
         error: String,
     },
     /// Everything for this episode is done.
-    Closed {
-        /// When.
-        at: Timestamp,
-    },
+    Closed,
 }
 
 impl Entry {
@@ -249,7 +246,7 @@ impl Entry {
             Self::RolledBack { .. } => "rolled_back",
             Self::TakenOver { .. } => "taken_over",
             Self::Failed { .. } => "failed",
-            Self::Closed { .. } => "closed",
+            Self::Closed => "closed",
         }
     }
 }

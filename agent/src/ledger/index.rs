@@ -113,7 +113,7 @@ impl Incident {
                 }
                 Entry::RolledBack { .. } if !healed => State::RolledBack,
                 Entry::Failed { .. } => State::Failed,
-                Entry::Closed { .. } if healed => State::Healed,
+                Entry::Closed if healed => State::Healed,
                 _ => state,
             };
         }
@@ -124,7 +124,7 @@ impl Incident {
     pub fn closed(&self) -> bool {
         self.entries
             .iter()
-            .any(|line| matches!(line.entry, Entry::Closed { .. }))
+            .any(|line| matches!(line.entry, Entry::Closed))
     }
 
     /// Whether the alert has resolved.

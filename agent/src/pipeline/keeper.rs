@@ -29,12 +29,7 @@ impl Keeper {
                 () = stop.cancelled() => return,
             }
             let undone = undo(&stages, &intent, "lease_ended").await;
-            let entries = vec![
-                undone,
-                Entry::Closed {
-                    at: Timestamp::now(),
-                },
-            ];
+            let entries = vec![undone, Entry::Closed];
             if let Err(error) = stages.ledger.append_outcome(intent.episode, entries).await {
                 error!(
                     episode = %intent.episode,

@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{Stages, undo};
 use crate::{
     incident::{Entry, Episode, EpisodeId, Outcome, OutcomeKind},
-    ledger::{Incident, Line, LedgerError},
+    ledger::{Incident, LedgerError, Line},
 };
 
 /// What was found and done.
@@ -57,7 +56,12 @@ fn recall(stages: &Stages) {
     stages.ledger.with_index(|index| {
         for incident in index.iter() {
             let intended = |line: &&Line| matches!(line.entry, Entry::Intended { .. });
-            let at = incident.entries.iter().rev().find(intended).map(|line| line.at);
+            let at = incident
+                .entries
+                .iter()
+                .rev()
+                .find(intended)
+                .map(|line| line.at);
             if let (Some((intent, _)), Some(at)) = (incident.intent(), at) {
                 let held = !incident.closed() && !incident.rolled_back();
                 stages.remedies.recall(intent, at, held);
@@ -98,13 +102,7 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
         after_s: 0.0,
     };
     let snapshot = None;
-    let entries = vec![
-        Entry::Verified { outcome, snapshot },
-        undone,
-        Entry::Closed {
-            at: Timestamp::now(),
-        },
-    ];
+    let entries = vec![Entry::Verified { outcome, snapshot }, undone, Entry::Closed];
     stages.ledger.append_outcome(incident.id, entries).await
 }
 
@@ -113,15 +111,17 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
 pub async fn leave(stages: &Arc<Stages>) -> Result<usize, LedgerError> {
     let in_force: Vec<Incident> = stages.ledger.with_index(|index| {
         let unfinished = index.iter().filter(|i| !i.closed() && !i.rolled_back());
-        unfinished.filter(|i| i.intent().is_some()).cloned().collect()
+        unfinished
+            .filter(|i| i.intent().is_some())
+            .cloned()
+            .collect()
     });
     for incident in &in_force {
         let Some((intent, _)) = incident.intent() else {
             continue;
         };
         let undone = undo(stages, intent, "agent_stopped").await;
-        let at = Timestamp::now();
-        let entries = vec![undone, Entry::Closed { at }];
+        let entries = vec![undone, Entry::Closed];
         stages.ledger.append_outcome(incident.id, entries).await?;
     }
     Ok(in_force.len())
@@ -147,20 +147,13 @@ pub async fn abandon(stages: &Arc<Stages>, id: EpisodeId, why: &str) -> Result<(
     entries.push(Entry::Failed {
         error: why.to_owned(),
     });
-    entries.push(Entry::Closed {
-        at: Timestamp::now(),
-    });
+    entries.push(Entry::Closed);
     stages.ledger.append_outcome(id, entries).await
 }
 
 async fn close(stages: &Arc<Stages>, incident: &Incident) -> Result<(), LedgerError> {
     stages
         .ledger
-        .append_outcome(
-            incident.id,
-            vec![Entry::Closed {
-                at: Timestamp::now(),
-            }],
-        )
+        .append_outcome(incident.id, vec![Entry::Closed])
         .await
 }

@@ -139,7 +139,7 @@ fn say(entry: &Entry) -> Vec<String> {
         }
         Entry::TakenOver { detail } => vec![format!("taken over: {detail}")],
         Entry::Failed { error } => vec![format!("failed: {error}")],
-        Entry::Closed { .. } => vec!["closed".into()],
+        Entry::Closed => vec!["closed".into()],
     }
 }
 

@@ -277,7 +277,10 @@ mod tests {
     #[test]
     fn the_last_point_does_not_miss_what_was_scraped_within_this_second() {
         let now = Timestamp::new(1000, 1).unwrap();
-        assert_eq!(Grid::new(&SamplingConfig::default(), now, now).end_s(), 1001);
+        assert_eq!(
+            Grid::new(&SamplingConfig::default(), now, now).end_s(),
+            1001
+        );
     }
 
     #[test]
