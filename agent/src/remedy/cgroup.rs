@@ -14,7 +14,7 @@ use std::{
 
 pub use cgroups_rs::fs::MaxValue;
 use rustix::{
-    fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags},
+    fs::{Access, AtFlags, CWD, Dir, FileType, FsWord, Mode, OFlags},
     io::Errno,
 };
 
@@ -31,7 +31,7 @@ pub const PROCS_MAX: usize = 65_536;
 /// Most cgroups of one subtree that are looked at.
 pub const SUBTREE_MAX: usize = 4_096;
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_MAGIC: FsWord = 0x6367_7270;
 
 /// What can go wrong with a cgroup; names it.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +121,7 @@ impl Hierarchy {
         let root = rustix::fs::openat(CWD, mount, flags, Mode::empty())
             .map_err(|source| failed("open", ".", &path, source))?;
         let found = rustix::fs::fstatfs(&root).map_err(|e| failed("stat", ".", &path, e))?;
-        if i64::from(found.f_type) != CGROUP2_MAGIC {
+        if found.f_type != CGROUP2_MAGIC {
             return Err(CgroupError::NoMount);
         }
         Ok(Self {
@@ -244,7 +244,7 @@ impl Cgroup {
         let stat = rustix::fs::fstat(&dir).map_err(|errno| failed("stat", ".", path, errno))?;
         let kind = rustix::fs::fstatfs(&dir).map_err(|errno| failed("stat", ".", path, errno))?;
         // Something else may be mounted inside the hierarchy.
-        if i64::from(kind.f_type) != CGROUP2_MAGIC {
+        if kind.f_type != CGROUP2_MAGIC {
             return Err(CgroupError::BadPath {
                 path: path.to_owned(),
             });
@@ -286,14 +286,12 @@ impl Cgroup {
     /// Tells a missing controller, a removed cgroup and everything else apart.
     fn explain(&self, operation: &'static str, file: &str, source: io::Error) -> CgroupError {
         let path = self.path.clone();
-        let gone = |path| CgroupError::Gone { path };
         match Errno::from_io_error(&source) {
-            Some(Errno::NODEV) => gone(path),
             Some(Errno::NOENT) if self.has("cgroup.procs") => CgroupError::NoFile {
                 path,
                 file: file.to_owned(),
             },
-            Some(Errno::NOENT) => gone(path),
+            Some(Errno::NOENT | Errno::NODEV) => CgroupError::Gone { path },
             _ => CgroupError::Io {
                 operation,
                 file: file.to_owned(),

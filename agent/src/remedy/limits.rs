@@ -16,11 +16,11 @@ use crate::{
     incident::{CgroupId, Intent, Refusal},
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 /// Actions remembered; over the largest `actions_per_hour` and all that can cool down in a day.
 const TAKEN_MAX: usize = 25_000;
 /// How long after its lease an effect that nobody undid is still counted: undoing may be slow.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// The node's budgets. Times are monotonic: a step of the wall clock frees nothing.
 #[derive(Debug)]

@@ -64,11 +64,10 @@ fn most_telling(mut refusals: Vec<(ActionKind, Refusal)>) -> Refusal {
     if !passive(kind) {
         refusal.detail = format!("{kind}: {}", refusal.detail);
     }
-    for (kind, other) in refusals.iter().filter(|(kind, _)| !passive(*kind)) {
-        refusal
-            .detail
-            .push_str(&format!("; {kind}: {} as well", other.reason));
-    }
+    let others = refusals.iter().filter(|(kind, _)| !passive(*kind));
+    refusal
+        .detail
+        .extend(others.map(|(kind, other)| format!("; {kind}: {} as well", other.reason)));
     refusal
 }
 
@@ -186,35 +185,4 @@ impl Call<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusals(list: &[(ActionKind, &str)]) -> Vec<(ActionKind, Refusal)> {
-        list.iter()
-            .map(|(kind, reason)| (*kind, refuse(reason, format!("{reason} says no"))))
-            .collect()
-    }
-
-    #[test]
-    fn the_rules_first_real_choice_is_explained_and_the_rest_named() {
-        let told = most_telling(refusals(&[
-            (ActionKind::Notify, "notify"),
-            (ActionKind::CapMemory, "protected"),
-            (ActionKind::KillCgroup, "policy"),
-        ]));
-        assert_eq!(told.reason, "protected");
-        assert_eq!(
-            told.detail,
-            "cap-memory: protected says no; kill-cgroup: policy as well"
-        );
-    }
-
-    #[test]
-    fn a_rule_that_only_notifies_says_so() {
-        let told = most_telling(refusals(&[(ActionKind::Notify, "notify")]));
-        assert_eq!(
-            (told.reason.as_str(), told.detail.as_str()),
-            ("notify", "notify says no")
-        );
-    }
-}
+mod tests;

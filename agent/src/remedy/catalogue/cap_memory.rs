@@ -101,14 +101,13 @@ fn lowers(now: MaxValue, to: u64) -> bool {
 
 /// Swap that the target may still use.
 fn swap_free(target: &Cgroup, node_free: u64) -> u64 {
+    // Without the file there is no accounting, and it uses the node's.
     let own = match target.read_max("memory.swap.max") {
-        Ok(MaxValue::Max) => u64::MAX,
         Ok(MaxValue::Value(max)) => {
             let used = target.read_number("memory.swap.current").unwrap_or(0);
             u64::try_from(max).unwrap_or(0).saturating_sub(used)
         }
-        // No swap accounting: it uses the node's.
-        Err(_) => u64::MAX,
+        Ok(MaxValue::Max) | Err(_) => u64::MAX,
     };
     own.min(node_free)
 }
