@@ -36,8 +36,7 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     };
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
     let probes = Arc::new(Probes::start(&config.probes));
-    let recorder =
-        Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
+    let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
     recorder.watch_syscalls(true);
     // The first window begins with the recorder, so all of it is this command's own watch.
     let window = Duration::from_secs(args.seconds);

@@ -33,7 +33,9 @@ impl Effects {
         if undone.contains(&intent.episode) {
             return Err("the episode was given up before the action was begun".to_owned());
         }
-        remedies.apply(intent).map_err(|error| crate::resilience::chain(&error))
+        remedies
+            .apply(intent)
+            .map_err(|error| crate::resilience::chain(&error))
     }
 
     /// Undoes an intent, applied or not. Blocking.

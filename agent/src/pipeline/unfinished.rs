@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Stages, undo};
 use crate::{
     incident::{Entry, Episode, EpisodeId, Outcome, OutcomeKind},
-    ledger::{Incident, Line, LedgerError},
+    ledger::{Incident, LedgerError, Line},
 };
 
 /// What was found and done.
@@ -57,7 +57,12 @@ fn recall(stages: &Stages) {
     stages.ledger.with_index(|index| {
         for incident in index.iter() {
             let intended = |line: &&Line| matches!(line.entry, Entry::Intended { .. });
-            let at = incident.entries.iter().rev().find(intended).map(|line| line.at);
+            let at = incident
+                .entries
+                .iter()
+                .rev()
+                .find(intended)
+                .map(|line| line.at);
             if let (Some((intent, _)), Some(at)) = (incident.intent(), at) {
                 let held = !incident.closed() && !incident.rolled_back();
                 stages.remedies.recall(intent, at, held);
@@ -113,7 +118,10 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
 pub async fn leave(stages: &Arc<Stages>) -> Result<usize, LedgerError> {
     let in_force: Vec<Incident> = stages.ledger.with_index(|index| {
         let unfinished = index.iter().filter(|i| !i.closed() && !i.rolled_back());
-        unfinished.filter(|i| i.intent().is_some()).cloned().collect()
+        unfinished
+            .filter(|i| i.intent().is_some())
+            .cloned()
+            .collect()
     });
     for incident in &in_force {
         let Some((intent, _)) = incident.intent() else {
