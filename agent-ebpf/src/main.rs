@@ -7,6 +7,14 @@
 #![no_main]
 // For the one atomic addition in `charge`; the BPF target is built by a compiler that allows it.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(
+    clippy::inline_always,
+    reason = "a call in BPF is a function of its own to the verifier, with five arguments at most"
+)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "programs take their context as the attribute's macro passes it"
+)]
 
 mod charge;
 mod exec;

@@ -23,12 +23,13 @@ static ZERO: SyscallCounters = SyscallCounters::ZERO;
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
     let nr: u64 = ctx.arg(1);
-    if nr > u64::from(u32::MAX)
-        || nr == layout::NR_EXIT.load()
-        || nr == layout::NR_EXIT_GROUP.load()
-    {
+    if nr == layout::NR_EXIT.load() || nr == layout::NR_EXIT_GROUP.load() {
         return 0;
     }
+    // A tracer may have set -1, which is no call.
+    let Ok(nr) = u32::try_from(nr) else {
+        return 0;
+    };
     let tid = ctx.pid();
     let Some(start) = IN_FLIGHT.get_ptr_mut(slot_of(tid)) else {
         return 0;
@@ -43,7 +44,7 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
         });
     }
     start.started_ns = now_ns();
-    start.nr = nr as u32;
+    start.nr = nr;
     start.tid = tid;
     0
 }
@@ -72,6 +73,10 @@ pub fn syscall_exit(ctx: RawTracePointContext) -> i32 {
         padding: 0,
     };
     let counters = SYSCALLS.get_ptr_mut(key).or_else(|| {
+        #[allow(
+            clippy::needless_borrows_for_generic_args,
+            reason = "by value it would be copied to the stack, which has no room for it"
+        )]
         let _first = SYSCALLS.insert(key, &ZERO, u64::from(BPF_NOEXIST));
         SYSCALLS.get_ptr_mut(key)
     });

@@ -4,7 +4,11 @@
 #[path = "probes/workload.rs"]
 mod workload;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use paramedic::{
     evidence::{
@@ -167,7 +171,7 @@ fn a_call_begun_before_the_pair_was_attached_again_is_left_out() {
     let job = Job::start(&cgroup, || workload::sleep_ms(1_500, 1));
     job.wait_for_syscall(libc::SYS_clock_nanosleep);
     probes.watch_syscalls(false);
-    assert!(probes.watch_syscalls(true));
+    assert!(probes.watch_syscalls(true), "{:?}", probes.statuses());
     job.finish();
     let counts = probes.counts();
     let sleeps = counts
@@ -178,6 +182,7 @@ fn a_call_begun_before_the_pair_was_attached_again_is_left_out() {
 
 #[test]
 fn the_victim_is_charged_and_not_who_ran_out_of_memory() {
+    let log = Log::install();
     let probes = start();
     let parent = Cgroup::new("oom");
     parent.delegate("memory");
@@ -213,6 +218,44 @@ fn the_victim_is_charged_and_not_who_ran_out_of_memory() {
             .iter()
             .any(|event| is_of(event, ProbeName::Oom, big.id()) && event.pid == hog.pid())
     });
+    // The probe's own log line, through aya-log into tracing.
+    let line = format!(
+        "process {} of cgroup {} is an out-of-memory victim",
+        hog.pid(),
+        big.id()
+    );
+    wait_until("the probe's log line arrives", PATIENCE, || log.has(&line));
+}
+
+/// What `tracing` was told in this process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn install() -> Self {
+        let log = Self::default();
+        let sink = log.clone();
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || sink.clone())
+            .init();
+        log
+    }
+
+    fn has(&self, line: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(line)
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -125,13 +125,13 @@ pub struct Event {
 
 /// Place of a thread in the table of calls in flight: Fibonacci hashing, which spreads runs of
 /// neighbouring ids perfectly.
-#[inline(always)]
+#[inline]
 pub const fn slot_of(tid: u32) -> u32 {
     tid.wrapping_mul(0x9E37_79B1) >> (32 - STARTS.trailing_zeros())
 }
 
 /// Bucket of a duration in ns.
-#[inline(always)]
+#[inline]
 pub const fn bucket_of(ns: u64) -> usize {
     let log2 = 63 - (ns | 1).leading_zeros() as usize;
     if log2 < LATENCY_BUCKETS {
@@ -143,7 +143,7 @@ pub const fn bucket_of(ns: u64) -> usize {
 
 /// Whether a syscall's raw return value is an error that its caller sees. -512 to -516 ask the
 /// kernel to start the call again and never reach the program as they are.
-#[inline(always)]
+#[inline]
 pub const fn is_error(returned: i64) -> bool {
     returned < 0 && returned >= -4095 && !(returned <= -512 && returned >= -516)
 }

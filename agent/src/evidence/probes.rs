@@ -209,10 +209,16 @@ impl KernelProbes for Probes {
             return false;
         };
         match (slot.state, on) {
-            (ProbeState::Standby, true) => match kernel.watch(slot.spec) {
-                Ok(()) => slot.state = ProbeState::Attached,
-                Err(why) => slot.fall_back(why),
-            },
+            // What failed on the last alert may work on this one.
+            (ProbeState::Standby | ProbeState::Fallback, true) if kernel.pair_loaded => {
+                match kernel.watch(slot.spec) {
+                    Ok(()) => {
+                        slot.state = ProbeState::Attached;
+                        slot.why = None;
+                    }
+                    Err(why) => slot.fall_back(why),
+                }
+            }
             (ProbeState::Attached, false) => {
                 kernel.unwatch();
                 slot.state = ProbeState::Standby;

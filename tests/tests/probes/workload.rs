@@ -98,8 +98,13 @@ impl Job {
         assert!(pid >= 0, "cannot fork");
         if pid == 0 {
             let mut go = 0_u8;
-            // SAFETY: reads one byte into one byte.
-            let read = unsafe { libc::read(pipe[0], (&raw mut go).cast(), 1) };
+            // The links of the probes must not live on in here: detached is detached.
+            // SAFETY: nothing in this process uses what is closed; reads one byte into one byte.
+            let read = unsafe {
+                libc::dup2(pipe[0], 0);
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+                libc::read(0, (&raw mut go).cast(), 1)
+            };
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // SAFETY: ends this process only, without the parent's exit handlers.
             unsafe { libc::_exit(i32::from(read != 1 || done.is_err())) };

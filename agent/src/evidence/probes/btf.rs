@@ -38,7 +38,7 @@ struct Type {
     name: u32,
     info: u32,
     /// `size` or `type`, by kind.
-    size_or_type: u32,
+    size_or_target: u32,
     /// Where what follows the header starts.
     extra: usize,
 }
@@ -107,7 +107,7 @@ impl<'a> Btf<'a> {
         let typedef = self
             .all()
             .find(|found| found.kind() == TYPEDEF && self.named(found.name, &name))?;
-        let proto = self.resolve(typedef.size_or_type)?;
+        let proto = self.resolve(typedef.size_or_target)?;
         if proto.kind() != FUNC_PROTO {
             return None;
         }
@@ -155,7 +155,7 @@ impl<'a> Btf<'a> {
             let found = self.by_id(id)?;
             match found.kind() {
                 // Pointer, typedef, volatile, const, restrict, type tag.
-                2 | TYPEDEF | 9 | 10 | 11 | 18 => id = found.size_or_type,
+                2 | TYPEDEF | 9 | 10 | 11 | 18 => id = found.size_or_target,
                 _ => return Some(found),
             }
         }
@@ -177,7 +177,7 @@ impl<'a> Btf<'a> {
         Some(Type {
             name: word(self.types, at)?,
             info: word(self.types, at + 4)?,
-            size_or_type: word(self.types, at + 8)?,
+            size_or_target: word(self.types, at + 8)?,
             extra: at + 12,
         })
     }
@@ -243,20 +243,21 @@ mod tests {
             let at = self.strings.len();
             self.strings.extend(name.as_bytes());
             self.strings.push(0);
-            at as u32
+            u32::try_from(at).unwrap()
         }
         fn words(&mut self, words: &[u32]) {
             self.types
                 .extend(words.iter().flat_map(|w| w.to_ne_bytes()));
         }
-        fn of(&mut self, name: &str, kind: u32, len: u32, size_or_type: u32, extra: &[u32]) {
+        fn of(&mut self, name: &str, kind: u32, len: u32, size_or_target: u32, extra: &[u32]) {
             let name = self.name(name);
-            self.words(&[name, kind << 24 | len, size_or_type]);
+            self.words(&[name, kind << 24 | len, size_or_target]);
             self.words(extra);
         }
         fn finish(self) -> Vec<u8> {
             let mut out = vec![0x9f, 0xeb, 1, 0];
-            let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
+            let len = |part: &[u8]| u32::try_from(part.len()).unwrap();
+            let (types, strings) = (len(&self.types), len(&self.strings));
             for word in [24, 0, types, types, strings] {
                 out.extend(u32::to_ne_bytes(word));
             }

@@ -60,7 +60,7 @@ mod tests {
         cgroups.map(|id| (CgroupId(id), one)).collect()
     }
 
-    const IDLE: Duration = Duration::from_secs(60);
+    const IDLE: Duration = Duration::from_mins(1);
 
     #[test]
     fn nothing_is_freed_while_there_is_room() {

@@ -95,6 +95,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) drain: Option<Drain>,
+    /// Whether the syscall pair is loaded, so that attaching can be tried.
+    pub(super) pair_loaded: bool,
     /// Links of the syscall pair while it is attached.
     watching: Vec<(&'static str, RawTracePointLinkId)>,
 }
@@ -133,6 +135,7 @@ impl Kernel {
             ebpf,
             maps,
             drain,
+            pair_loaded: false,
             watching: Vec::new(),
         };
         for slot in slots
@@ -160,6 +163,7 @@ impl Kernel {
                 .map_err(|error| why::of_program("load it", &error))?;
         }
         if spec.name == ProbeName::Syscalls {
+            self.pair_loaded = true;
             return Ok(ProbeState::Standby);
         }
         for (program, tracepoint) in spec.programs {
