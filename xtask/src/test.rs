@@ -259,7 +259,8 @@ pub fn run_inside(programs: &[OsString]) -> anyhow::Result<u8> {
     Ok(u8::from(!ok))
 }
 
-fn release() -> String {
+/// The running kernel's release.
+pub fn release() -> String {
     rustix::system::uname()
         .release()
         .to_string_lossy()
