@@ -131,7 +131,7 @@ fn in_vm(args: &Demo, series: Series, folder: &Path) -> anyhow::Result<u8> {
         ..Vm::default()
     };
     let command: [OsString; 4] = [
-        std::env::current_exe()?.into(),
+        sh::own_program()?.into(),
         "demo-inside".into(),
         args.scenario.name().into(),
         GUEST_FOLDER.into(),

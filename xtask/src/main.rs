@@ -29,8 +29,12 @@ enum Command {
     Setup,
     /// Build the probes, then the agent
     Build,
-    /// Format, clippy (host and BPF), documentation, licences, tidiness
-    Lint,
+    /// Format, clippy (host and BPF), documentation, tidiness
+    Lint {
+        /// Licences, duplicates and sources of dependencies too; installs cargo-deny first
+        #[arg(long)]
+        deny: bool,
+    },
     /// Every test, those on real kernels in a VM included
     Test {
         /// Only this part
@@ -92,9 +96,9 @@ fn run(command: Command) -> anyhow::Result<u8> {
             setup::setup(&[setup::Part::Bpf])?;
             build::build().map(|()| 0)
         }
-        Command::Lint => {
+        Command::Lint { deny } => {
             setup::setup(&[setup::Part::Bpf])?;
-            lint::lint().map(|()| 0)
+            lint::lint(deny).map(|()| 0)
         }
         Command::Test { part } => {
             setup::setup(&setup::Part::ALL)?;

@@ -14,6 +14,8 @@ use paramedic_tests::{
 };
 use serde_json::Value;
 
+use crate::sh;
+
 use super::{
     RESULT,
     follow::{Follow, unix},
@@ -25,6 +27,19 @@ use super::{
 
 /// Everything of the demo lies below this cgroup.
 const SLICE: &str = "demo.slice";
+/// What the alerts and the rules read. All of the exporter's collectors, every second, are a good
+/// part of an emulated CPU.
+const COLLECTORS: [&str; 9] = [
+    "--collector.disable-defaults",
+    "--collector.cpu",
+    "--collector.meminfo",
+    "--collector.stat",
+    "--collector.loadavg",
+    "--collector.vmstat",
+    "--collector.pressure",
+    "--collector.diskstats",
+    "--collector.filesystem",
+];
 /// For the monitoring to see a calm node.
 const CALM_WITHIN: Duration = Duration::from_secs(90);
 /// The fault and the neighbour end by themselves after this long, whatever happens to us.
@@ -189,7 +204,7 @@ impl Slice {
         };
         let mut agent = Agent::prepare(&config("http://127.0.0.1:9090"))?;
         let inhabited = self.enter("monitoring")?;
-        let exporter = NodeExporter::start()?;
+        let exporter = NodeExporter::start_with(&COLLECTORS)?;
         let alertmanager = Alertmanager::start(&agent.url("/webhook"))?;
         let prometheus = Prometheus::builder()
             .scrape(Scrape::new("node", exporter.address()).instance("node-1"))
@@ -270,7 +285,7 @@ fn move_to(dir: &Path) -> anyhow::Result<()> {
 /// Starts the innocent neighbour; the file with its latencies.
 fn start_neighbour(mut web: Cgroup) -> anyhow::Result<(PathBuf, Cgroup)> {
     let file = scratch()?.join("web-latencies");
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(sh::own_program()?);
     command.arg("demo-neighbour").arg(&file);
     web.spawn(command, FAULT_AT_MOST)?;
     Ok((file, web))

@@ -99,7 +99,8 @@ impl Scenario {
                 let (total, available) = memory_kib()?;
                 let take = (available - MEMORY_LEFT * total).max(0.0) / 1024.0;
                 words(&format!(
-                    "--vm 4 --vm-bytes {take:.0}M --vm-keep --vm-hang 0 --vm-populate --oomable"
+                    "--vm 4 --vm-bytes {take:.0}M --vm-keep --vm-hang 0 --vm-populate \
+                     --vm-madvise hugepage --vm-method zero-one --oomable"
                 ))
             }
             // vfork, as posix_spawn(3) and shells use it.
