@@ -40,6 +40,8 @@ const COLLECTORS: [&str; 9] = [
     "--collector.diskstats",
     "--collector.filesystem",
 ];
+/// Segments are written before they are used; a demo fills few of them.
+const JOURNAL: &str = "journal: {fast_segment_bytes: 4194304, safe_segment_bytes: 16777216}\n";
 /// For the monitoring to see a calm node.
 const CALM_WITHIN: Duration = Duration::from_secs(90);
 /// The fault and the neighbour end by themselves after this long, whatever happens to us.
@@ -199,7 +201,7 @@ impl Slice {
         let config = |prometheus: &str| {
             format!(
                 "state_dir: $STATE\nintake: {{listen: \"$LISTEN\"}}\n\
-                 sampling: {{prometheus_url: \"{prometheus}\"}}\nremedy: {{level: act}}\n"
+                 sampling: {{prometheus_url: \"{prometheus}\"}}\nremedy: {{level: act}}\n{JOURNAL}"
             )
         };
         let mut agent = Agent::prepare(&config("http://127.0.0.1:9090"))?;
