@@ -15,10 +15,17 @@ pub struct NodeExporter {
 impl NodeExporter {
     /// Starts it and waits until it answers.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(arguments: &[&str]) -> anyhow::Result<Self> {
         let folder = tools::temporary_folder()?;
         let address = http::free_address()?;
         let mut command = Command::new(tools::tool("prometheus-node-exporter")?);
-        command.arg(format!("--web.listen-address={address}"));
+        command
+            .arg(format!("--web.listen-address={address}"))
+            .args(arguments);
         let log = folder.path().join("log");
         let mut process = Process::start("node exporter", command, &log)?;
         process.ready(Duration::from_secs(30), || {

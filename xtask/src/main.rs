@@ -1,6 +1,7 @@
 //! `cargo xtask …`: one enum of commands, a module each.
 
 mod build;
+mod demo;
 mod kernels;
 mod lint;
 mod setup;
@@ -8,7 +9,7 @@ mod sh;
 mod test;
 mod vm;
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -28,14 +29,20 @@ enum Command {
     Setup,
     /// Build the probes, then the agent
     Build,
-    /// Format, clippy (host and BPF), documentation, licences, tidiness
-    Lint,
+    /// Format, clippy (host and BPF), documentation, tidiness
+    Lint {
+        /// Licences, duplicates and sources of dependencies too; installs cargo-deny first
+        #[arg(long)]
+        deny: bool,
+    },
     /// Every test, those on real kernels in a VM included
     Test {
         /// Only this part
         #[arg(value_enum)]
         part: Option<test::Part>,
     },
+    /// A real fault, a real alert, a real cure, told as it happens
+    Demo(demo::Demo),
     /// Run a command as root on another kernel, on this machine's files, read-only
     Vm {
         /// Which kernel
@@ -60,6 +67,16 @@ enum Command {
     /// Inside the VM: run test programs one after another
     #[command(hide = true)]
     RunTests { programs: Vec<OsString> },
+    /// Where the demo happens: on this machine, or in the VM
+    #[command(hide = true)]
+    DemoInside {
+        #[arg(value_enum)]
+        scenario: demo::Scenario,
+        folder: PathBuf,
+    },
+    /// The demo's innocent neighbour
+    #[command(hide = true)]
+    DemoNeighbour { file: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -79,9 +96,9 @@ fn run(command: Command) -> anyhow::Result<u8> {
             setup::setup(&[setup::Part::Bpf])?;
             build::build().map(|()| 0)
         }
-        Command::Lint => {
+        Command::Lint { deny } => {
             setup::setup(&[setup::Part::Bpf])?;
-            lint::lint().map(|()| 0)
+            lint::lint(deny).map(|()| 0)
         }
         Command::Test { part } => {
             setup::setup(&setup::Part::ALL)?;
@@ -102,11 +119,17 @@ fn run(command: Command) -> anyhow::Result<u8> {
                 memory_mib: memory,
                 cpus,
                 disk_mib: disk,
-                env: Vec::new(),
+                ..vm::Vm::default()
             };
             let status = vm.run(&command, |line| println!("{line}"))?;
             Ok(u8::try_from(status).unwrap_or(1))
         }
+        Command::Demo(args) => {
+            setup::setup(&setup::Part::ALL)?;
+            demo::demo(&args)
+        }
         Command::RunTests { programs } => test::run_inside(&programs),
+        Command::DemoInside { scenario, folder } => demo::Inside { scenario, folder }.run(),
+        Command::DemoNeighbour { file } => demo::serve(&file).map(|()| 0),
     }
 }

@@ -70,6 +70,9 @@ const TOOLS: [(&str, &str); 3] = [
 /// bpf-linker that goes with rustc-web 1.96 and LLVM 22.
 const BPF_LINKER: &str = "0.13.0";
 
+/// cargo-deny that builds under rustc 1.95.
+const CARGO_DENY: &str = "0.20.2";
+
 /// Installs what the parts need and have not.
 pub fn setup(parts: &[Part]) -> anyhow::Result<()> {
     let mut apt = Apt::default();
@@ -186,6 +189,24 @@ pub fn cargo_bin() -> anyhow::Result<PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
     Ok(home.join("bin"))
+}
+
+/// cargo-deny, for `cargo xtask lint --deny` only.
+pub fn cargo_deny() -> anyhow::Result<()> {
+    let program = cargo_bin()?.join("cargo-deny");
+    let version = Command::new(&program).arg("--version").output();
+    if version.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    say(&format!(
+        "cargo install cargo-deny {CARGO_DENY} (some minutes)"
+    ));
+    sh::run(
+        sh::cargo()
+            .args(["install", "--quiet", "--locked", "cargo-deny"])
+            .args(["--version", CARGO_DENY])
+            .stdin(Stdio::null()),
+    )
 }
 
 fn bpf_linker() -> anyhow::Result<()> {

@@ -64,6 +64,16 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Our own program's file. A build may have replaced it since we began: then `/proc/self/exe` names
+/// the old one as deleted, and the new one will do.
+pub fn own_program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot tell our own program's path")?;
+    let replaced = program
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(replaced.map_or_else(|| program.clone(), PathBuf::from))
+}
+
 /// Downloads a Debian package and unpacks it into `dir`, whole or not at all.
 pub fn unpack(package: &str, dir: &Path) -> anyhow::Result<()> {
     let parent = dir

@@ -36,6 +36,9 @@ pub struct Vm {
     pub disk_mib: u32,
     /// Environment on top of the few variables that are passed on.
     pub env: Vec<(String, String)>,
+    /// A folder of the guest's disk and the folder of ours that it is copied to at the end, if it
+    /// is there.
+    pub rescue: Option<(PathBuf, PathBuf)>,
 }
 
 impl Default for Vm {
@@ -47,6 +50,7 @@ impl Default for Vm {
             cpus: 2,
             disk_mib: 512,
             env: Vec::new(),
+            rescue: None,
         }
     }
 }
@@ -110,6 +114,9 @@ impl Vm {
         errors
             .join()
             .map_err(|_| anyhow::anyhow!("the reader of the VM's stderr panicked"))?;
+        if let Some((from, to)) = &self.rescue {
+            rescue(&dir.file("disk"), from, to)?;
+        }
         let status = fs::read_to_string(dir.file("status")).unwrap_or_default();
         status.trim().parse().with_context(|| {
             format!(
@@ -293,6 +300,49 @@ fn make_disk(path: &Path, mib: u32) -> anyhow::Result<()> {
             .arg(path)
             .stdin(Stdio::null()),
     )
+}
+
+/// Copies a folder out of a disk that is mounted at `/run/disk` in the guest. debugfs(8) reads it
+/// without mounting; it knows nothing of ext4's journal, which is replayed first.
+fn rescue(disk: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
+    let within = from
+        .strip_prefix("/run/disk")
+        .with_context(|| format!("{} is not on the guest's disk", from.display()))?;
+    let replayed = Command::new("/sbin/e2fsck")
+        .args(["-y", "-E", "journal_only"])
+        .arg(disk)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start e2fsck: run `cargo xtask setup`")?;
+    // 1: something was put right.
+    if !matches!(replayed.status.code(), Some(0 | 1)) {
+        let said = String::from_utf8_lossy(&replayed.stderr);
+        bail!("e2fsck cannot replay the guest's disk: {}", said.trim());
+    }
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let listing = debugfs(disk, &format!("ls -p /{}", within.display()))?;
+    // `/inode/mode/uid/gid/name/size/`
+    for name in listing.lines().filter_map(|line| line.split('/').nth(5)) {
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        let path = format!("/{}/{name}", within.display());
+        debugfs(disk, &format!("rdump \"{path}\" \"{}\"", to.display()))?;
+        if !to.join(name).exists() {
+            bail!("debugfs did not copy {path} out of the guest's disk");
+        }
+    }
+    Ok(())
+}
+
+fn debugfs(disk: &Path, request: &str) -> anyhow::Result<String> {
+    let output = Command::new("/sbin/debugfs")
+        .args(["-R", request])
+        .arg(disk)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start debugfs: run `cargo xtask setup`")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn make_fifo(path: &Path) -> anyhow::Result<()> {

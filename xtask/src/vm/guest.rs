@@ -8,7 +8,7 @@ use super::{Vm, cpio::Archive};
 use crate::kernels::Kernel;
 
 /// Passed on from our own environment when set.
-const PASSED_ON: [&str; 8] = [
+const PASSED_ON: [&str; 9] = [
     "COLUMNS",
     "NO_COLOR",
     "CLICOLOR_FORCE",
@@ -17,6 +17,7 @@ const PASSED_ON: [&str; 8] = [
     "RUST_TEST_THREADS",
     "PARAMEDIC_CACHE",
     "PARAMEDIC_TOOLS",
+    "PARAMEDIC_BIN",
 ];
 
 /// What finding the root and the disk needs, where it is not built in.
@@ -64,6 +65,19 @@ ulimit -n 65536
 for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/dev/null; done
 "#;
 
+/// After the command. What it left running is killed, so that the disk can be unmounted.
+const END: &str = r#"
+/run/busybox kill -9 -1
+cd /
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    umount /run/disk 2>/dev/null && break
+    sleep 0.1
+done
+sync
+/run/busybox reboot -f
+while :; do sleep 1; done
+"#;
+
 /// The script for one run: preparation, environment, command, status, end.
 pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
     let mut script = String::from("#!/run/busybox sh\n");
@@ -86,7 +100,7 @@ pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
         words.join(" ")
     )?;
     script.push_str("echo $? >/dev/ttyS3\n");
-    script.push_str("sync\n/run/busybox reboot -f\nwhile :; do sleep 1; done\n");
+    script.push_str(END);
     Ok(script)
 }
 
