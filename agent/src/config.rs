@@ -69,10 +69,7 @@ impl Default for Config {
             diagnosis: DiagnosisConfig::default(),
             remedy: RemedyConfig::default(),
             verify: VerifyConfig::default(),
-            journal: JournalConfig {
-                dir: PathBuf::new(),
-                ..JournalConfig::default()
-            },
+            journal: JournalConfig::default(),
         }
     }
 }
@@ -244,6 +241,8 @@ mod tests {
     #[test]
     fn the_journal_lies_below_the_state_directory_unless_told_otherwise() {
         let config = parse("state_dir: /data\n").unwrap();
+        assert_eq!(config.journal.dir, Path::new("/data/journal"));
+        let config = parse("state_dir: /data\njournal: {segments_ahead: 1}\n").unwrap();
         assert_eq!(config.journal.dir, Path::new("/data/journal"));
         let config = parse("state_dir: /data\njournal: {dir: /fast}\n").unwrap();
         assert_eq!(config.journal.dir, Path::new("/fast"));

@@ -10,7 +10,8 @@ use super::format::{GRANULE_MAX, RECORD_HEADER_LEN, batch_size, record_size};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JournalConfig {
-    /// Directory of both lanes; created with mode 0700 if absent. One agent at a time.
+    /// Directory of both lanes; created with mode 0700 if absent. One agent at a time. Empty (the
+    /// default) = `journal` below the agent's `state_dir`.
     pub dir: PathBuf,
     /// Length of a fast-lane segment; 128 KiB to 1 GiB, a multiple of 64 KiB. A segment is filled
     /// before the next begins, so this is also the unit of retention.
@@ -48,7 +49,7 @@ const MIB: u64 = 1024 * KIB;
 impl Default for JournalConfig {
     fn default() -> Self {
         Self {
-            dir: PathBuf::from("/var/lib/paramedic/journal"),
+            dir: PathBuf::new(),
             fast_segment_bytes: 16 * MIB,
             safe_segment_bytes: 64 * MIB,
             segments_ahead: 2,
