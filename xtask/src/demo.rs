@@ -23,7 +23,12 @@ pub use inside::Inside;
 pub use neighbour::serve;
 pub use scenario::Scenario;
 
-use crate::{build, kernels::Series, sh, vm::Vm};
+use crate::{
+    build,
+    kernels::Series,
+    sh,
+    vm::{self, Vm},
+};
 use report::Report;
 use story::Story;
 
@@ -136,7 +141,7 @@ fn in_vm(args: &Demo, series: Series, folder: &Path) -> anyhow::Result<u8> {
         args.scenario.name().into(),
         GUEST_FOLDER.into(),
     ];
-    let status = vm.run(&command, |line| println!("{line}"))?;
+    let status = vm::retrying(|| vm.run(&command, |line| println!("{line}")))?;
     Ok(u8::try_from(status).unwrap_or(1))
 }
 

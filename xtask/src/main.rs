@@ -121,7 +121,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
                 disk_mib: disk,
                 ..vm::Vm::default()
             };
-            let status = vm.run(&command, |line| println!("{line}"))?;
+            let status = vm::retrying(|| vm.run(&command, |line| println!("{line}")))?;
             Ok(u8::try_from(status).unwrap_or(1))
         }
         Command::Demo(args) => {

@@ -55,6 +55,33 @@ impl Default for Vm {
     }
 }
 
+/// The guest's kernel died of an error of the emulator, not of what ran in it: QEMU before 8.1 may
+/// execute a breakpoint that the kernel has already replaced.
+#[derive(Debug)]
+pub struct EmulatorFault;
+
+impl std::fmt::Display for EmulatorFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "the emulator ran code that the guest's kernel had already replaced (Oops: int3)",
+        )
+    }
+}
+
+impl std::error::Error for EmulatorFault {}
+
+/// Runs in a VM that may be started a second and a third time, for an [`EmulatorFault`] only; what it
+/// did before is void.
+pub fn retrying<T>(mut run: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    for _ in 0..2 {
+        match run() {
+            Err(error) if error.is::<EmulatorFault>() => eprintln!("xtask: {error}; once more"),
+            ended => return ended,
+        }
+    }
+    run()
+}
+
 impl Vm {
     /// Runs `command` in the folder that we are in; `line` gets each line of its stdout as it
     /// comes. Returns its exit status (128 + signal if it was killed).
@@ -118,6 +145,9 @@ impl Vm {
             rescue(&dir.file("disk"), from, to)?;
         }
         let status = fs::read_to_string(dir.file("status")).unwrap_or_default();
+        if status.is_empty() && tail(&dir.file("console")).contains("Oops: int3") {
+            return Err(EmulatorFault.into());
+        }
         status.trim().parse().with_context(|| {
             format!(
                 "the VM ended before the command did; its console ends:\n{}",
