@@ -243,9 +243,9 @@ fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {
 
 /// What an episode's owner does with it: the pipeline, and the tidying up where it broke off.
 fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
-    let handled = stages.clone();
+    let own = stages.clone();
     let handler: Handler = Arc::new(move |episode, resolved| {
-        let stages = handled.clone();
+        let stages = own.clone();
         Box::pin(async move {
             let handled = pipeline::handle(&stages, episode, resolved).await;
             handled.map_err(|error| resilience::chain(&error))

@@ -285,15 +285,14 @@ async fn report_only(
 
 /// Intent first, then the effect, then that it was done.
 async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError> {
-    stages
-        .ledger
-        .append(
-            intent.episode,
-            Entry::Intended {
-                intent: intent.clone(),
-            },
-        )
-        .await?;
+    let intended = Entry::Intended {
+        intent: intent.clone(),
+    };
+    if let Err(error) = stages.ledger.append(intent.episode, intended).await {
+        // Nothing was written; this gives its place in the budgets back.
+        undo(stages, intent, "not_recorded").await;
+        return Err(error.into());
+    }
     let (shared, planned) = (stages.clone(), intent.clone());
     let apply = move || shared.effects.apply(&shared.remedies, &planned);
     let applied = tokio::task::spawn_blocking(apply).await;
