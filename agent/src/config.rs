@@ -156,14 +156,6 @@ impl Config {
         config
     }
 
-    /// Moves everything below another state directory.
-    pub fn with_state_dir(mut self, dir: &Path) -> Self {
-        self.state_dir = dir.to_owned();
-        self.journal.dir = PathBuf::new();
-        self.place_journal();
-        self
-    }
-
     fn place_journal(&mut self) {
         if self.journal.dir.as_os_str().is_empty() {
             self.journal.dir = self.state_dir.join("journal");

@@ -44,7 +44,7 @@ pub(super) fn missing(status: &str) -> Vec<String> {
             let lacking: Vec<&str> = needed
                 .iter()
                 // Before Linux 5.8 CAP_SYS_ADMIN stood for both, and it still does.
-                .filter(|&&number| !has(number) && !(number >= 38 && has(CAP_SYS_ADMIN)))
+                .filter(|&&number| !(has(number) || number >= 38 && has(CAP_SYS_ADMIN)))
                 .filter_map(|number| NAMES.iter().find(|(known, _)| known == number))
                 .map(|(_, name)| *name)
                 .collect();
