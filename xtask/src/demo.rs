@@ -129,7 +129,7 @@ fn in_vm(args: &Demo, series: Series, folder: &Path) -> anyhow::Result<u8> {
     let vm = Vm {
         series,
         timeout: VM_TIMEOUT,
-        memory_mib: 3072,
+        memory_mib: 2048,
         disk_mib: 1024,
         env: vec![(colour.0.to_owned(), colour.1.to_owned())],
         rescue: Some((GUEST_FOLDER.into(), folder.to_owned())),

@@ -341,9 +341,9 @@ fn neighbour(file: &Path, fault: f64, report: &Report, agent: &Agent) -> Option<
         .as_str()
         .and_then(unix::seconds)?;
     // At least a moment of the calm that follows.
-    let short = verified + 2.0 - unix::now();
+    let short = verified + 4.0 - unix::now();
     if short > 0.0 {
-        thread::sleep(Duration::from_secs_f64(short.min(2.0)));
+        thread::sleep(Duration::from_secs_f64(short.min(4.0)));
     }
     Latencies::read(file, fault, applied, verified)
 }

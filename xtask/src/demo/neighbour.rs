@@ -22,7 +22,7 @@ const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// Calls of [`spin`] between two looks at the clock while calibrating.
 const SPINS: u64 = 2_000;
 
-/// 90 % of requests are faster than this, in milliseconds.
+/// The median request, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latencies {
     /// Of the last seconds before the fault.
@@ -51,7 +51,7 @@ impl Latencies {
                 .map(|(_, took)| *took)
                 .collect();
             took.sort_by(f64::total_cmp);
-            took.get(took.len() * 9 / 10).copied()
+            took.get(took.len() / 2).copied()
         };
         Some(Self {
             before_ms: within(fault - 5.0, fault)?,
@@ -64,7 +64,7 @@ impl Latencies {
     pub fn told(&self) -> String {
         let (before, during, after) = (self.before_ms, self.during_ms, self.after_ms);
         format!(
-            "The web service beside it answered 9 of 10 requests within {before:.1} ms before the \
+            "The median request of the web service beside it took {before:.1} ms before the \
              fault, {during:.1} ms during it, {after:.1} ms after the cure."
         )
     }
