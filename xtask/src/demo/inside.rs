@@ -83,6 +83,7 @@ impl Inside {
         let slice = Slice::make()?;
         let code = self.on_slice(story, cpus, &slice);
         slice.remove()?;
+        fs::remove_dir_all(scratch()?).context("cannot remove the demo's small files")?;
         code
     }
 
