@@ -21,7 +21,7 @@ use paramedic_tests::{Agent, Cgroup, Process, http, tools, wait_for};
 use serde_json::{Value, json};
 
 /// For a diagnosis and an action on an emulated CPU under load.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// Evidence of a calm node before the fault, then of the fault.
 const WINDOW: Duration = Duration::from_secs(5);
 /// What `cpu.max` holds where nobody has set it.

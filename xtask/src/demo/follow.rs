@@ -100,7 +100,7 @@ pub struct Follow<'a> {
 
 impl Follow<'_> {
     /// Follows to the end; the incident as it stood then, and what was wrong with it, if anything.
-    pub fn to_the_end(&mut self) -> anyhow::Result<(Report, Vec<String>)> {
+    pub fn run(&mut self) -> anyhow::Result<(Report, Vec<String>)> {
         let id = self.accepted()?;
         let mut told = 0;
         let mut wait = Wait::Diagnosis;

@@ -88,8 +88,8 @@ impl Inside {
     }
 
     fn on_slice(&self, story: Story, cpus: usize, slice: &Slice) -> anyhow::Result<u8> {
-        let web = slice.make_child("web")?;
-        let mut batch = slice.make_child("batch-job")?;
+        let web = Slice::make_child("web")?;
+        let mut batch = Slice::make_child("batch-job")?;
         let mut stack = slice.start(self.scenario, cpus, story)?;
         let latencies = start_neighbour(web)?;
         let busy = calm(&stack.prometheus, self.scenario, cpus)?;
@@ -116,7 +116,7 @@ impl Inside {
             fault,
         };
         follow.tell_fault(&format!("stress-ng {stressors} starts in {batch_path}"));
-        let followed = follow.to_the_end();
+        let followed = follow.run();
         let code = match followed {
             Ok((mut report, problems)) => {
                 report.neighbour = neighbour(&latencies.0, fault, &report, &stack.agent);
@@ -190,7 +190,7 @@ impl Slice {
         Ok(slice)
     }
 
-    fn make_child(&self, name: &str) -> anyhow::Result<Cgroup> {
+    fn make_child(name: &str) -> anyhow::Result<Cgroup> {
         let cgroup = Cgroup::make(&format!("{SLICE}/{name}"))?;
         cgroup.set("pids.max", "max")?;
         Ok(cgroup)
