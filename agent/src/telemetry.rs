@@ -18,7 +18,10 @@ pub fn init(format: LogFormat) {
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        // A line that cannot be written (a log file on a full disk) would be complained about on the
+        // same stderr, and that panics in the middle of whatever was logged.
+        .log_internal_errors(false);
     let installed = match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -97,7 +97,7 @@ pub fn demo(args: &Demo) -> anyhow::Result<u8> {
     let mut report: Report =
         serde_json::from_str(&text).with_context(|| format!("{}", file.display()))?;
     report.record = shown(&folder.join("incident.txt"));
-    close(&story, &report, &folder);
+    close(story, &report, &folder);
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     }
@@ -129,7 +129,7 @@ fn in_vm(args: &Demo, series: Series, folder: &Path) -> anyhow::Result<u8> {
     let vm = Vm {
         series,
         timeout: VM_TIMEOUT,
-        memory_mib: 3072,
+        memory_mib: 2048,
         disk_mib: 1024,
         env: vec![(colour.0.to_owned(), colour.1.to_owned())],
         rescue: Some((GUEST_FOLDER.into(), folder.to_owned())),
@@ -161,7 +161,7 @@ fn record_folder(args: &Demo) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn close(story: &Story, report: &Report, folder: &Path) {
+fn close(story: Story, report: &Report, folder: &Path) {
     story.blank();
     if let (true, Some(mttr)) = (report.verified, report.mttr_s) {
         story.headline(&format!(

@@ -9,9 +9,8 @@ use crate::{build, setup, sh};
 /// Longest source file, lines. One idea fits.
 const FILE_LINES_MAX: usize = 600;
 
-/// Runs every check; fails at the first that finds something. `deny` checks licences too: its
-/// program takes minutes to build, so that is not a part of every run.
-pub fn lint(deny: bool) -> anyhow::Result<()> {
+/// Runs every check; fails at the first that finds something.
+pub fn lint() -> anyhow::Result<()> {
     tidy(&sh::root())?;
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
     let of_the_host = ["--quiet", "--workspace", "--exclude", "agent-ebpf"];
@@ -29,16 +28,13 @@ pub fn lint(deny: bool) -> anyhow::Result<()> {
             .arg("--no-deps")
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    if deny {
-        setup::cargo_deny()?;
-        // No network is needed for these; advisories would need it.
-        sh::run(
-            sh::cargo()
-                .arg("deny")
-                .args(["check", "licenses", "bans", "sources"]),
-        )?;
-    }
-    Ok(())
+    // Advisories would need the network, and a clean tree must not turn red by itself.
+    sh::run(
+        Command::new(setup::cargo_deny()?)
+            .args(["--log-level", "error", "--locked"])
+            .args(["check", "licenses", "bans", "sources"])
+            .current_dir(sh::root()),
+    )
 }
 
 /// House rules that no other tool knows.

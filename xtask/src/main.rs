@@ -29,12 +29,8 @@ enum Command {
     Setup,
     /// Build the probes, then the agent
     Build,
-    /// Format, clippy (host and BPF), documentation, tidiness
-    Lint {
-        /// Licences, duplicates and sources of dependencies too; installs cargo-deny first
-        #[arg(long)]
-        deny: bool,
-    },
+    /// Format, clippy (host and BPF), documentation, licences, tidiness
+    Lint,
     /// Every test, those on real kernels in a VM included
     Test {
         /// Only this part
@@ -96,9 +92,9 @@ fn run(command: Command) -> anyhow::Result<u8> {
             setup::setup(&[setup::Part::Bpf])?;
             build::build().map(|()| 0)
         }
-        Command::Lint { deny } => {
+        Command::Lint => {
             setup::setup(&[setup::Part::Bpf])?;
-            lint::lint(deny).map(|()| 0)
+            lint::lint().map(|()| 0)
         }
         Command::Test { part } => {
             setup::setup(&setup::Part::ALL)?;

@@ -191,22 +191,23 @@ pub fn cargo_bin() -> anyhow::Result<PathBuf> {
     Ok(home.join("bin"))
 }
 
-/// cargo-deny, for `cargo xtask lint --deny` only.
-pub fn cargo_deny() -> anyhow::Result<()> {
+/// cargo-deny's program, installed if it is not there: only linting needs it.
+pub fn cargo_deny() -> anyhow::Result<PathBuf> {
     let program = cargo_bin()?.join("cargo-deny");
     let version = Command::new(&program).arg("--version").output();
     if version.is_ok_and(|output| output.status.success()) {
-        return Ok(());
+        return Ok(program);
     }
     say(&format!(
-        "cargo install cargo-deny {CARGO_DENY} (some minutes)"
+        "cargo install cargo-deny {CARGO_DENY} (about two minutes on two cores)"
     ));
     sh::run(
         sh::cargo()
             .args(["install", "--quiet", "--locked", "cargo-deny"])
             .args(["--version", CARGO_DENY])
             .stdin(Stdio::null()),
-    )
+    )?;
+    Ok(program)
 }
 
 fn bpf_linker() -> anyhow::Result<()> {

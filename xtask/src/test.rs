@@ -73,7 +73,7 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
     told("built", begun);
     if wants(Part::Lint) {
         let begun = Instant::now();
-        lint::lint(false)?;
+        lint::lint()?;
         told("lint: clean", begun);
     }
     let mut total = Count::default();

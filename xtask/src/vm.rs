@@ -45,7 +45,7 @@ impl Default for Vm {
     fn default() -> Self {
         Self {
             series: Series::V6_12,
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_mins(5),
             memory_mib: 2048,
             cpus: 2,
             disk_mib: 512,
@@ -100,7 +100,7 @@ impl Vm {
         let dir = RunDir::new()?;
         let deadline = Instant::now() + self.timeout;
         guest::write_initramfs(&kernel, &dir.file("initrd"), &guest::script(self, command)?)?;
-        let mut server = Guarded::spawn(self.file_server(&dir), "virtiofsd")?;
+        let mut server = Guarded::spawn(Self::file_server(&dir), "virtiofsd")?;
         wait_for(&dir.file("fs.sock"), deadline, &mut server)?;
         if self.disk_mib > 0 {
             make_disk(&dir.file("disk"), self.disk_mib)?;
@@ -156,7 +156,7 @@ impl Vm {
         })
     }
 
-    fn file_server(&self, dir: &RunDir) -> Command {
+    fn file_server(dir: &RunDir) -> Command {
         let mut command = Command::new("/usr/lib/qemu/virtiofsd");
         command
             .args([

@@ -100,7 +100,7 @@ pub struct Follow<'a> {
 
 impl Follow<'_> {
     /// Follows to the end; the incident as it stood then, and what was wrong with it, if anything.
-    pub fn to_the_end(&mut self) -> anyhow::Result<(Report, Vec<String>)> {
+    pub fn run(&mut self) -> anyhow::Result<(Report, Vec<String>)> {
         let id = self.accepted()?;
         let mut told = 0;
         let mut wait = Wait::Diagnosis;
@@ -188,6 +188,7 @@ impl Follow<'_> {
     fn report(&self, id: &str, incident: &Value, entries: &[Value]) -> Report {
         let find = |name: &str| entries.iter().find(|entry| entry["entry"] == name);
         let at = |name: &str| find(name).and_then(|entry| self.since_fault(&entry["at"]));
+        let round = |value: f64| (value * 1000.0).round() / 1000.0;
         let diagnosed = find("diagnosed");
         let top = diagnosed
             .and_then(|entry| entry["diagnosis"]["top"].as_array())
@@ -195,14 +196,13 @@ impl Follow<'_> {
             .flatten()
             .map(|cause| Ranked {
                 hypothesis: cause["id"].as_str().unwrap_or_default().to_owned(),
-                posterior: cause["posterior"].as_f64().unwrap_or_default(),
+                posterior: round(cause["posterior"].as_f64().unwrap_or_default()),
                 culprit: cause["culprit"]["path"].as_str().map(str::to_owned),
             })
             .collect();
         let action = find("intended").map(|entry| &entry["intent"]["action"]);
         let text = |field: &str| Some(action?[field].as_str()?.to_owned());
         let verified = healed(entries);
-        let round = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Report {
             scenario: self.scenario.name().to_owned(),
             kernel: crate::test::release(),

@@ -83,12 +83,13 @@ impl Inside {
         let slice = Slice::make()?;
         let code = self.on_slice(story, cpus, &slice);
         slice.remove()?;
+        fs::remove_dir_all(scratch()?).context("cannot remove the demo's small files")?;
         code
     }
 
     fn on_slice(&self, story: Story, cpus: usize, slice: &Slice) -> anyhow::Result<u8> {
-        let web = slice.make_child("web")?;
-        let mut batch = slice.make_child("batch-job")?;
+        let web = Slice::make_child("web")?;
+        let mut batch = Slice::make_child("batch-job")?;
         let mut stack = slice.start(self.scenario, cpus, story)?;
         let latencies = start_neighbour(web)?;
         let busy = calm(&stack.prometheus, self.scenario, cpus)?;
@@ -115,7 +116,7 @@ impl Inside {
             fault,
         };
         follow.tell_fault(&format!("stress-ng {stressors} starts in {batch_path}"));
-        let followed = follow.to_the_end();
+        let followed = follow.run();
         let code = match followed {
             Ok((mut report, problems)) => {
                 report.neighbour = neighbour(&latencies.0, fault, &report, &stack.agent);
@@ -189,7 +190,7 @@ impl Slice {
         Ok(slice)
     }
 
-    fn make_child(&self, name: &str) -> anyhow::Result<Cgroup> {
+    fn make_child(name: &str) -> anyhow::Result<Cgroup> {
         let cgroup = Cgroup::make(&format!("{SLICE}/{name}"))?;
         cgroup.set("pids.max", "max")?;
         Ok(cgroup)
@@ -341,9 +342,9 @@ fn neighbour(file: &Path, fault: f64, report: &Report, agent: &Agent) -> Option<
         .as_str()
         .and_then(unix::seconds)?;
     // At least a moment of the calm that follows.
-    let short = verified + 2.0 - unix::now();
+    let short = verified + 4.0 - unix::now();
     if short > 0.0 {
-        thread::sleep(Duration::from_secs_f64(short.min(2.0)));
+        thread::sleep(Duration::from_secs_f64(short.min(4.0)));
     }
     Latencies::read(file, fault, applied, verified)
 }

@@ -22,15 +22,15 @@ const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// Calls of [`spin`] between two looks at the clock while calibrating.
 const SPINS: u64 = 2_000;
 
-/// 90 % of requests are faster than this, in milliseconds.
+/// The median request, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latencies {
     /// Of the last seconds before the fault.
-    pub before_ms: f64,
+    pub before: f64,
     /// From the fault to the action.
-    pub during_ms: f64,
+    pub during: f64,
     /// Once recovery was verified.
-    pub after_ms: f64,
+    pub after: f64,
 }
 
 impl Latencies {
@@ -51,20 +51,20 @@ impl Latencies {
                 .map(|(_, took)| *took)
                 .collect();
             took.sort_by(f64::total_cmp);
-            took.get(took.len() * 9 / 10).copied()
+            took.get(took.len() / 2).copied()
         };
         Some(Self {
-            before_ms: within(fault - 5.0, fault)?,
-            during_ms: within(fault, action)?,
-            after_ms: within(verified, f64::INFINITY)?,
+            before: within(fault - 5.0, fault)?,
+            during: within(fault, action)?,
+            after: within(verified, f64::INFINITY)?,
         })
     }
 
     /// In a sentence.
     pub fn told(&self) -> String {
-        let (before, during, after) = (self.before_ms, self.during_ms, self.after_ms);
+        let (before, during, after) = (self.before, self.during, self.after);
         format!(
-            "The web service beside it answered 9 of 10 requests within {before:.1} ms before the \
+            "The median request of the web service beside it took {before:.1} ms before the \
              fault, {during:.1} ms during it, {after:.1} ms after the cure."
         )
     }
@@ -122,9 +122,9 @@ mod tests {
         assert_eq!(
             found,
             Latencies {
-                before_ms: 7.0,
-                during_ms: 40.0,
-                after_ms: 6.0
+                before: 7.0,
+                during: 40.0,
+                after: 6.0
             }
         );
         assert_eq!(none, None);

@@ -32,7 +32,8 @@ pub struct Report {
     pub resolved_s: Option<f64>,
     /// The incident's id.
     pub incident: String,
-    /// The innocent neighbour's latencies.
+    /// The innocent neighbour's latencies, in milliseconds.
+    #[serde(rename = "neighbour_ms")]
     pub neighbour: Option<Latencies>,
     /// File of the incident's record.
     #[serde(default)]

@@ -100,7 +100,7 @@ impl Scenario {
                 let take = (available - MEMORY_LEFT * total).max(0.0) / 1024.0;
                 words(&format!(
                     "--vm 4 --vm-bytes {take:.0}M --vm-keep --vm-hang 0 --vm-populate \
-                     --vm-madvise hugepage --vm-method zero-one --oomable"
+                     --vm-madvise hugepage --vm-method write64 --oomable"
                 ))
             }
             // vfork, as posix_spawn(3) and shells use it.

@@ -73,6 +73,10 @@ pub fn colour() -> bool {
     !set("NO_COLOR") && (forced || (!set("PARAMEDIC_VM") && std::io::stdout().is_terminal()))
 }
 
+#[allow(
+    clippy::unused_self,
+    reason = "whoever tells a story need not know which parts of it have colours"
+)]
 impl Story {
     /// By the environment.
     pub fn new() -> Self {

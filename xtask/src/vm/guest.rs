@@ -41,7 +41,7 @@ exec /bin/busybox switch_root /newroot /run/busybox sh /run/script
 "#;
 
 /// Second program, up to the command itself.
-const PREPARE: &str = r#"
+const PREPARE: &str = r"
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH HOME=/root TERM=dumb PARAMEDIC_VM=1
 mkdir -p /dev/pts /dev/shm
@@ -69,10 +69,10 @@ echo 32768 > /proc/sys/kernel/threads-max
 if [ -b /dev/vda ]; then mkdir /run/disk && mount -t ext4 /dev/vda /run/disk; fi
 ulimit -n 65536
 for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/dev/null; done
-"#;
+";
 
 /// After the command. What it left running is killed, so that the disk can be unmounted.
-const END: &str = r#"
+const END: &str = r"
 /run/busybox kill -9 -1
 cd /
 for try in 1 2 3 4 5 6 7 8 9 10; do
@@ -82,7 +82,7 @@ done
 sync
 /run/busybox reboot -f
 while :; do sleep 1; done
-"#;
+";
 
 /// The kernel rewrites its own code when a tracepoint gets its first and its second listener and
 /// when it loses them. QEMU before 8.1 may run the breakpoint that stands there for a moment once
@@ -140,7 +140,8 @@ pub fn write_initramfs(kernel: &Kernel, path: &Path, script: &str) -> anyhow::Re
     for name in DRIVERS {
         add_module(kernel, name, &mut archive, &mut order)?;
     }
-    let order: String = order.iter().map(|name| format!("{name}.ko\n")).collect();
+    let order: Vec<String> = order.iter().map(|name| format!("{name}.ko\n")).collect();
+    let order = order.concat();
     archive.file("modules/order", 0o644, order.as_bytes());
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("script", 0o755, script.as_bytes());
