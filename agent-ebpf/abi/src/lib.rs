@@ -150,6 +150,8 @@ pub const fn is_error(returned: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -166,7 +168,7 @@ mod tests {
 
     #[test]
     fn neighbouring_threads_have_places_of_their_own() {
-        let mut taken = [false; STARTS as usize];
+        let mut taken = std::vec![false; STARTS as usize];
         for tid in 4_000_000..4_000_000 + 32_768 {
             let slot = slot_of(tid) as usize;
             assert!(!taken[slot], "thread {tid} shares place {slot}");

@@ -89,10 +89,8 @@ impl Job {
     fn start_when(work: impl FnOnce(), prepare: impl FnOnce(i32)) -> Self {
         let mut pipe = [0; 2];
         // SAFETY: two ints are what pipe2 fills.
-        assert_eq!(
-            unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) },
-            0
-        );
+        let made = unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) };
+        assert_eq!(made, 0);
         // SAFETY: the child uses what it inherits, runs the work and ends without unwinding.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "cannot fork");
