@@ -160,6 +160,7 @@ impl App {
         let stop = CancellationToken::new();
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
+        let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
         info!(%address, level = ?config.remedy.level, "ready");
         while signals.next().await == What::Reload {
             reload(&stages, &config.rules);
@@ -168,6 +169,9 @@ impl App {
         stop.cancel();
         if serving.await.is_err() {
             error!("the HTTP server panicked");
+        }
+        if bounding.await.is_err() {
+            error!("the keeper of the journal's bounds panicked");
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
@@ -204,6 +208,32 @@ impl App {
 fn own_missing_privileges() -> Vec<String> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     privileges::missing(&status)
+}
+
+/// How often the journal's history is checked against its bounds. A segment takes minutes to fill at
+/// the very least; what is beyond the bounds by one round's worth is harmless.
+const BOUND_EVERY: Duration = Duration::from_mins(1);
+
+async fn bound_history(ledger: SharedLedger, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(BOUND_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        match ledger.retain().await {
+            Ok(done) if done.carried + done.files_removed > 0 => {
+                info!(
+                    carried = done.carried,
+                    snapshots = done.snapshots,
+                    files_removed = done.files_removed,
+                    "gave up old history; open episodes were carried forward"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "old history stays for now");
+            }
+        }
+    }
 }
 
 fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod diagnose;
 pub(crate) mod incidents;
+pub(crate) mod journal;
 pub(crate) mod probes;
 pub(crate) mod run;
 pub(crate) mod test_rules;
@@ -42,6 +43,8 @@ enum Command {
     /// Check a configuration or rules; prints file:line:column, exits 1 on findings
     #[command(subcommand)]
     Check(Check),
+    /// Look into the journal of an agent, running or stopped; repair that of a stopped one
+    Journal(journal::Args),
     /// Run the cases beside the rules
     #[command(subcommand)]
     Test(Test),
@@ -89,6 +92,7 @@ impl Cli {
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
             Command::Diagnose(args) => diagnose::diagnose(&args),
             Command::Incidents(args) => incidents::incidents(args),
+            Command::Journal(args) => journal::journal(&args),
             Command::Probes(args) => probes::probes(&args),
         }
     }

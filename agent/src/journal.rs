@@ -13,6 +13,7 @@
 //! - what is recovered is the longest valid prefix; a torn tail is cut and reported; damage that
 //!   no crash explains makes the journal read-only and nothing is changed (`recover.rs`);
 //! - a failed write or sync ends the lane until a restart; nothing is ever retried (`lane.rs`);
+//! - old segments go whole, and only when a durable header says so (`retain.rs`);
 //! - a full disk refuses records before data is lost, and keeps a reserve for outcomes (`pool.rs`).
 //!
 //! Open first: `format.rs` for the bytes, `lane.rs` for the order of writes, `recover.rs` for what
@@ -30,10 +31,13 @@ mod config;
 mod error;
 mod fast;
 mod format;
+mod inspect;
 mod lane;
 mod pool;
 mod reader;
 mod recover;
+mod repair;
+mod retain;
 mod safe;
 mod stats;
 mod store;
@@ -45,8 +49,11 @@ pub use block::DirectIo;
 pub use config::JournalConfig;
 pub use error::JournalError;
 pub use format::Damage;
+pub use inspect::{Inspection, LaneReport, SegmentReport, SegmentUse, inspect};
 pub use reader::Reader;
 pub use recover::{Corruption, Cut};
+pub use repair::{Repaired, repair};
+pub use retain::Span;
 pub use stats::{JournalHealth, JournalStats, LaneStats, Latency};
 
 #[cfg(test)]
@@ -56,6 +63,7 @@ use error::Failure;
 use format::{BATCH_HEADER_LEN, GRANULE_MAX};
 use pool::PoolConfig;
 use recover::Scan;
+use retain::{Keep, Retention};
 use writer::{LaneHandle, Priority, QueueLimits};
 
 /// One of the two logs.
@@ -194,12 +202,19 @@ enum Lanes {
     Writable {
         fast: Box<LaneHandle>,
         safe: Box<LaneHandle>,
+        history: [History; 2],
     },
     /// The lock is kept: whoever repairs must not find a second agent doing the same.
     ReadOnly(
         Corruption,
         #[allow(dead_code, reason = "held, not read")] Option<Arc<store::Lock>>,
     ),
+}
+
+/// What one lane keeps, and how much it should.
+struct History {
+    retention: Arc<Retention>,
+    keep: Keep,
 }
 
 impl std::fmt::Debug for Journal {
@@ -244,12 +259,16 @@ impl Journal {
         out.absorb(&fast);
         out.absorb(&safe);
         // Both lanes are judged before either is written.
-        let lanes = match out.corruption.first() {
-            Some(corruption) => Lanes::ReadOnly(corruption.clone(), directory.cloned()),
-            None => Lanes::Writable {
-                fast: Box::new(start(config, &disk, LaneId::Fast, &fast, directory)?),
-                safe: Box::new(start(config, &disk, LaneId::Safe, &safe, directory)?),
-            },
+        let lanes = if let Some(corruption) = out.corruption.first() {
+            Lanes::ReadOnly(corruption.clone(), directory.cloned())
+        } else {
+            let (fast, kept) = start(config, &disk, LaneId::Fast, &fast, directory)?;
+            let (safe, kept_safe) = start(config, &disk, LaneId::Safe, &safe, directory)?;
+            Lanes::Writable {
+                fast: Box::new(fast),
+                safe: Box::new(safe),
+                history: [kept, kept_safe],
+            }
         };
         Ok((
             Self {
@@ -335,6 +354,45 @@ impl Journal {
         reader::read_snapshot(self.inner.disk.as_ref(), reference)
     }
 
+    /// The LSN of `lane` below which all records are beyond the configured bytes or age, in whole
+    /// segments; `None` if nothing is, or if that much has been given up already. The caller
+    /// carries forward what it still needs, durably, and then calls [`Self::retain`].
+    pub fn overdue(&self, lane: LaneId) -> Option<Lsn> {
+        let history = self.history(lane).ok()?;
+        history.retention.overdue(history.keep, unix_ns())
+    }
+
+    /// Gives up the segments of `lane` whose records are all below `keep_from`, and removes the
+    /// files of those given up before. Blocking: it unlinks files.
+    ///
+    /// The next segment that is begun says in its header, durably, where the log now begins; the
+    /// files go at the first call after that. So it is safe to lose power anywhere, and to call
+    /// this rarely. Returns the number of files removed. The segment being filled and the one
+    /// before it always stay.
+    ///
+    /// # Errors
+    /// [`JournalError::ReadOnly`]; [`JournalError::Io`] if a file could not be removed: harmless,
+    /// the next call tries again.
+    pub fn retain(&self, lane: LaneId, keep_from: Lsn) -> Result<usize, JournalError> {
+        let retention = &self.history(lane)?.retention;
+        retention.retain(keep_from);
+        Ok(retention.remove(self.inner.disk.as_ref())?)
+    }
+
+    /// The begun segments of `lane`, oldest first.
+    pub fn spans(&self, lane: LaneId) -> Vec<Span> {
+        self.history(lane)
+            .map_or_else(|_| Vec::new(), |history| history.retention.spans())
+    }
+
+    fn history(&self, id: LaneId) -> Result<&History, JournalError> {
+        match (&self.inner.lanes, id) {
+            (Lanes::ReadOnly(corruption, _), _) => Err(JournalError::ReadOnly(corruption.clone())),
+            (Lanes::Writable { history, .. }, LaneId::Fast) => Ok(&history[0]),
+            (Lanes::Writable { history, .. }, LaneId::Safe) => Ok(&history[1]),
+        }
+    }
+
     /// Whether records are taken: the worse of both lanes.
     pub fn health(&self) -> JournalHealth {
         let (fast, safe) = match &self.inner.lanes {
@@ -343,7 +401,7 @@ impl Journal {
                     corruption: corruption.clone(),
                 };
             }
-            Lanes::Writable { fast, safe } => (lane_health(fast), lane_health(safe)),
+            Lanes::Writable { fast, safe, .. } => (lane_health(fast), lane_health(safe)),
         };
         match (&fast, &safe) {
             (JournalHealth::Poisoned { .. }, _) | (_, JournalHealth::Writable) => fast,
@@ -367,7 +425,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Deadline`] if the disk hangs.
     pub async fn close(self) -> Result<(), JournalError> {
-        if let Lanes::Writable { fast, safe } = &self.inner.lanes {
+        if let Lanes::Writable { fast, safe, .. } = &self.inner.lanes {
             let (fast, safe) = tokio::join!(fast.close(), safe.close());
             fast.and(safe)?;
         }
@@ -390,14 +448,22 @@ fn start(
     id: LaneId,
     scan: &Scan,
     directory: Option<&Arc<store::Lock>>,
-) -> Result<LaneHandle, Failure> {
-    let segment_len = match id {
-        LaneId::Fast => config.fast_segment_bytes,
-        LaneId::Safe => config.safe_segment_bytes,
+) -> Result<(LaneHandle, History), Failure> {
+    let (segment_len, keep_bytes) = match id {
+        LaneId::Fast => (config.fast_segment_bytes, config.fast_keep_bytes),
+        LaneId::Safe => (config.safe_segment_bytes, config.safe_keep_bytes),
     };
     let pool = pool_config(config, segment_len);
     let (lane, pool) = store::writable(disk, id, &pool, store::random_uuid()?, scan)?;
-    LaneHandle::start(id, lane, pool, limits(config, id), directory)
+    let history = History {
+        retention: lane.retention().clone(),
+        keep: Keep {
+            bytes: keep_bytes,
+            age_ns: config.keep_age_s.saturating_mul(1_000_000_000),
+        },
+    };
+    let handle = LaneHandle::start(id, lane, pool, limits(config, id), directory)?;
+    Ok((handle, history))
 }
 
 fn lane_health(lane: &LaneHandle) -> JournalHealth {

@@ -5,6 +5,7 @@
 //! an entry, with the time beside it; the journal itself looks at none of it.
 
 mod index;
+mod retain;
 
 use std::{
     path::Path,
@@ -16,6 +17,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use index::{Incident, Index, Line, State, Summary};
+pub use retain::Retained;
+
+use retain::Carried;
 
 use crate::{
     incident::{Entry, EpisodeId, Evidence},
@@ -27,6 +31,9 @@ use crate::{
 
 /// `kind` of a fast-lane record that holds one JSON [`Entry`].
 pub const KIND_ENTRY_JSON: u16 = 1;
+/// `kind` of a fast-lane record that holds all entries of one episode again, as JSON, and stands for
+/// the earlier ones.
+pub const KIND_CARRIED_JSON: u16 = 2;
 /// `kind` of a safe-lane snapshot that holds one JSON [`Evidence`].
 pub const KIND_EVIDENCE_JSON: u16 = 1;
 
@@ -67,6 +74,9 @@ struct Stored {
 pub struct Ledger {
     journal: Journal,
     index: Mutex<Index>,
+    /// Read by whoever appends, until the index has it; written by whoever must know that the
+    /// index has all that is durable.
+    gate: tokio::sync::RwLock<()>,
 }
 
 /// What opening found that people should know.
@@ -100,8 +110,12 @@ impl Ledger {
         incidents_max: usize,
     ) -> (Self, Found) {
         let (index, found) = index_of(recovered, incidents_max);
-        let index = Mutex::new(index);
-        (Self { journal, index }, found)
+        let ledger = Self {
+            journal,
+            index: Mutex::new(index),
+            gate: tokio::sync::RwLock::new(()),
+        };
+        (ledger, found)
     }
 
     /// Appends entries of any episodes as one atomic batch; they are durable when this returns.
@@ -150,6 +164,7 @@ impl Ledger {
             });
             lines.push((episode, stored.entry));
         }
+        let _writing = self.gate.read().await;
         let appended = if outcome {
             self.journal.append_outcome(records).await
         } else {
@@ -208,6 +223,10 @@ impl Ledger {
         read(&self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn with_index_mut<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
+        change(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The journal beneath, for its health and figures.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -241,6 +260,13 @@ fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
         unreadable: Vec::new(),
     };
     for (lsn, _, record) in recovered.records {
+        if record.kind == KIND_CARRIED_JSON {
+            match serde_json::from_slice::<Carried>(&record.payload) {
+                Ok(Carried { lines }) => index.restore(EpisodeId(record.episode), lines, lsn.0),
+                Err(error) => found.unreadable.push((lsn, error.to_string())),
+            }
+            continue;
+        }
         if record.kind != KIND_ENTRY_JSON {
             found.unreadable.push((
                 lsn,

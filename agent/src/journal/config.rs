@@ -18,6 +18,15 @@ pub struct JournalConfig {
     pub fast_segment_bytes: u64,
     /// Length of a safe-lane segment; same bounds.
     pub safe_segment_bytes: u64,
+    /// Fast-lane history kept, bytes: whole old segments beyond it go once every episode in them
+    /// is closed; the entries of open ones are carried forward. It also bounds the time of a
+    /// start, because all that is kept is read and verified: about a second a GiB on a fast disk.
+    /// At least 4 segments (one filled, one just filled, one to go); at most 1 TiB.
+    pub fast_keep_bytes: u64,
+    /// Safe-lane history kept, bytes; same rule and bounds.
+    pub safe_keep_bytes: u64,
+    /// History kept at most this long, seconds; 0 for no limit; up to ten years.
+    pub keep_age_s: u64,
     /// Segments kept prepared (allocated, zeroed, synced) ahead of each lane's tail; 1 to 8.
     /// Two, so that one can be filled while the next is written.
     pub segments_ahead: u32,
@@ -52,6 +61,9 @@ impl Default for JournalConfig {
             dir: PathBuf::new(),
             fast_segment_bytes: 16 * MIB,
             safe_segment_bytes: 64 * MIB,
+            fast_keep_bytes: 256 * MIB,
+            safe_keep_bytes: KIB * MIB,
+            keep_age_s: 90 * 86_400,
             segments_ahead: 2,
             outcome_reserve_bytes: MIB,
             record_bytes_max: MIB,
@@ -90,6 +102,17 @@ impl JournalConfig {
         check(
             segments,
             "fast_segment_bytes, safe_segment_bytes: 128 KiB to 1 GiB, multiples of 64 KiB",
+        );
+        let keeps =
+            |keep: u64, segment: u64| keep >= segment.saturating_mul(4) && keep <= KIB * KIB * MIB;
+        check(
+            keeps(self.fast_keep_bytes, self.fast_segment_bytes)
+                && keeps(self.safe_keep_bytes, self.safe_segment_bytes),
+            "fast_keep_bytes, safe_keep_bytes: 4 segments of the lane to 1 TiB",
+        );
+        check(
+            self.keep_age_s <= 10 * 366 * 86_400,
+            "keep_age_s: 0 (no limit) to 316224000",
         );
         check(
             (1..=8).contains(&self.segments_ahead),

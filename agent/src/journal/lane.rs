@@ -14,7 +14,8 @@ use super::format::{
 };
 use super::pool::{NoSegment, Pool};
 use super::recover::Link;
-use super::{LaneId, store, unix_ns};
+use super::retain::{Retention, Span};
+use super::{LaneId, Lsn, store, unix_ns};
 
 /// The segment that is being filled.
 pub(crate) struct Active {
@@ -68,7 +69,7 @@ pub(crate) struct Lane {
     id: LaneId,
     pool: Arc<Pool>,
     uuid: [u8; 16],
-    base_seq: u64,
+    retention: Arc<Retention>,
     link: Link,
     active: Option<Active>,
     /// Opened but not fenced: the first thing written must open a new epoch.
@@ -83,19 +84,24 @@ impl Lane {
         pool: Arc<Pool>,
         uuid: [u8; 16],
         link: Link,
-        base_seq: u64,
+        retention: Arc<Retention>,
     ) -> Self {
         let buf = AlignedBuf::new();
         Self {
             id,
             pool,
             uuid,
-            base_seq,
+            retention,
             link,
             active: None,
             unfenced: true,
             buf,
         }
+    }
+
+    /// The lane's segments; shared with whoever decides what may go.
+    pub(crate) fn retention(&self) -> &Arc<Retention> {
+        &self.retention
     }
 
     /// Continues in a segment whose rest is verified to be zero.
@@ -200,9 +206,7 @@ impl Lane {
             self.link.epoch += 1;
             self.unfenced = false;
         }
-        if self.link.seq == 0 {
-            self.base_seq = prepared.seq;
-        }
+        let begun_unix_ns = unix_ns();
         let header = SegmentHeader {
             magic: [0; 8],
             check: 0.into(),
@@ -220,15 +224,22 @@ impl Lane {
             prev_seq: self.link.seq.into(),
             prev_end: self.link.end.into(),
             prev_check: self.link.check.into(),
-            base_seq: self.base_seq.into(),
+            base_seq: self.retention.announce(prepared.seq).into(),
             segment_len: prepared.len.into(),
-            created_unix_ns: unix_ns().into(),
+            created_unix_ns: begun_unix_ns.into(),
         };
         let block = self.buf.slice(prepared.granule as usize);
         let check = header.encode(block);
         // Durable before the first batch: a batch behind a lost header could not be found.
         let name = store::segment_name(self.id, prepared.seq);
         self.id.commit(prepared.file.as_ref(), &name, block, 0)?;
+        self.retention.begun(Span {
+            segment: prepared.seq,
+            first_lsn: Lsn(self.link.next_lsn),
+            begun_unix_ns,
+            bytes: prepared.len,
+            epoch: self.link.epoch,
+        });
         let pos = u64::from(prepared.granule);
         self.link = Link {
             seq: prepared.seq,

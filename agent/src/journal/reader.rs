@@ -67,7 +67,7 @@ impl Reader {
 
 /// Scans until two facts agree: a scan that shows corruption is repeated, because the writer may
 /// have gone on between our reading a place and our reading the next.
-fn settled<T>(
+pub(crate) fn settled<T>(
     disk: &dyn Disk,
     lane: LaneId,
     empty: impl Fn() -> T,

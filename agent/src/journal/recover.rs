@@ -14,7 +14,31 @@ use super::format::{
     BATCH_HEADER_LEN, BatchHeader, Damage, FLAG_FENCE, GRANULE_MIN, RawRecord, SegmentHeader,
     SegmentState, decode_batch,
 };
-use super::{LaneId, store};
+use super::retain::{Base, Span, base_of};
+use super::{LaneId, Lsn, store};
+
+/// What the tests leave out, one at a time, to see that a test notices.
+#[cfg_attr(not(test), allow(dead_code, reason = "left out by tests only"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// A batch's epoch is the log's.
+    Epoch,
+    /// A batch continues the chain.
+    Chain,
+    /// Valid batches beyond the tail are corruption.
+    Beyond,
+    /// Segments are removed only when a durable header says that they have gone.
+    BaseDurable,
+}
+
+#[cfg(test)]
+pub(crate) use super::tests::mutation::left_out;
+
+/// Nothing is ever left out.
+#[cfg(not(test))]
+pub(crate) const fn left_out(_: Check) -> bool {
+    false
+}
 
 /// The torn end of a lane: reported, and sealed off before anything new is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,7 +117,10 @@ pub(crate) struct Tail {
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) uuid: Option<[u8; 16]>,
-    pub(crate) base_seq: u64,
+    /// The begun segments of the log, oldest first.
+    pub(crate) spans: Vec<Span>,
+    /// Files below the oldest segment of the log: retention has given them up.
+    pub(crate) obsolete: Vec<u64>,
     pub(crate) link: Link,
     pub(crate) tail: Option<Tail>,
     pub(crate) cuts: Vec<Cut>,
@@ -124,26 +151,31 @@ pub(crate) fn scan(
     seqs: &[u64],
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<Scan, Failure> {
-    let mut walk = Walk {
-        lane,
-        in_flight: 1,
-        tail_window: None,
-        out: Scan {
-            uuid: None,
-            base_seq: 0,
-            link: Link {
-                next_lsn: 1,
-                next_batch: 1,
-                ..Link::default()
-            },
-            tail: None,
-            cuts: Vec::new(),
-            corruption: None,
-            unused: Vec::new(),
-            torn_headers: Vec::new(),
-            bytes_verified: 0,
-        },
+    let base = base_of(disk, lane, seqs)?;
+    let oldest = match base {
+        Base::Segment(oldest) => oldest,
+        Base::None | Base::Unreadable(..) => 0,
     };
+    let (obsolete, seqs) = seqs.split_at(seqs.partition_point(|seq| *seq < oldest));
+    if let Base::Unreadable(seq, damage) = base {
+        let mut walk = Walk::new(lane, oldest);
+        walk.corrupt((seq, 0), damage, None);
+        return Ok(walk.out);
+    }
+    let mut scan = scan_from(disk, lane, seqs, oldest, visit)?;
+    scan.obsolete = obsolete.to_vec();
+    Ok(scan)
+}
+
+/// The same for a log that begins with segment `oldest`, whatever its headers say.
+pub(crate) fn scan_from(
+    disk: &dyn Disk,
+    lane: LaneId,
+    seqs: &[u64],
+    oldest: u64,
+    visit: &mut dyn FnMut(Found<'_>),
+) -> Result<Scan, Failure> {
+    let mut walk = Walk::new(lane, oldest);
     for seq in seqs {
         let name = store::segment_name(lane, *seq);
         let file = disk
@@ -168,6 +200,12 @@ pub(crate) fn scan(
     Ok(walk.out)
 }
 
+/// Numbers beyond this are none of ours: at a billion a second they would take a century. So that
+/// nothing that goes on counting from them can overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+/// No segment is configured longer.
+const SEGMENT_LEN_MAX: u64 = 1 << 30;
+
 /// Segment and offset.
 type Place = (u64, u64);
 /// Where it is, what it is, and what valid thing beyond gave it away.
@@ -175,6 +213,8 @@ type Bad = (Place, Damage, Option<Place>);
 
 struct Walk {
     lane: LaneId,
+    /// The segment that the log begins with.
+    oldest: u64,
     in_flight: u64,
     /// The last begun segment, and why the scan of it stopped.
     tail_window: Option<(Window, Damage)>,
@@ -182,6 +222,32 @@ struct Walk {
 }
 
 impl Walk {
+    fn new(lane: LaneId, oldest: u64) -> Self {
+        let out = Scan {
+            uuid: None,
+            spans: Vec::new(),
+            obsolete: Vec::new(),
+            link: Link {
+                next_lsn: 1,
+                next_batch: 1,
+                ..Link::default()
+            },
+            tail: None,
+            cuts: Vec::new(),
+            corruption: None,
+            unused: Vec::new(),
+            torn_headers: Vec::new(),
+            bytes_verified: 0,
+        };
+        Self {
+            lane,
+            oldest,
+            in_flight: 1,
+            tail_window: None,
+            out,
+        }
+    }
+
     fn corrupt(&mut self, at: Place, reason: Damage, valid_beyond: Option<Place>) {
         let (segment, offset) = at;
         let lane = self.lane;
@@ -269,7 +335,7 @@ impl Walk {
             return Err(((seq, 0), Damage::Misplaced, None));
         }
         let continues = if first {
-            header.prev_seq.get() == 0 || header.base_seq.get() == seq
+            self.oldest == seq
         } else {
             header.prev_seq.get() == link.seq
                 && header.prev_end.get() == link.end
@@ -282,10 +348,18 @@ impl Walk {
             return Err((here, stopped, Some((seq, 0))));
         }
         let granule = header.granule.get();
-        self.out.uuid = Some(header.log_uuid);
-        if first {
-            self.out.base_seq = header.base_seq.get();
+        let numbers = [
+            header.epoch,
+            header.first_lsn,
+            header.first_batch,
+            header.seq,
+        ];
+        let sane = numbers.iter().all(|number| number.get() <= NUMBER_MAX)
+            && (u64::from(granule)..=SEGMENT_LEN_MAX).contains(&header.segment_len.get());
+        if !sane {
+            return Err(((seq, 0), Damage::Malformed, None));
         }
+        self.out.uuid = Some(header.log_uuid);
         self.in_flight = u64::from(header.in_flight_max.get());
         self.out.link = Link {
             seq,
@@ -296,6 +370,13 @@ impl Walk {
             epoch: header.epoch.get(),
         };
         let segment_len = header.segment_len.get();
+        self.out.spans.push(Span {
+            segment: seq,
+            first_lsn: Lsn(header.first_lsn.get()),
+            begun_unix_ns: header.created_unix_ns.get(),
+            bytes: segment_len,
+            epoch: header.epoch.get(),
+        });
         self.out.tail = Some(Tail {
             granule,
             segment_len,
@@ -341,17 +422,20 @@ impl Walk {
         if Some(header.log_uuid) != self.out.uuid
             || header.seq.get() != link.seq
             || header.offset.get() != link.end
-            || (header.epoch.get() != link.epoch && !opens_epoch)
+            || (header.epoch.get() != link.epoch && !opens_epoch && !left_out(Check::Epoch))
         {
             return Err(Damage::Misplaced);
         }
-        if header.prev_check.get() != link.check
+        if (header.prev_check.get() != link.check && !left_out(Check::Chain))
             || header.first_lsn.get() != link.next_lsn
             || header.batch_no.get() != link.next_batch
         {
             return Err(Damage::Chain);
         }
         if total == 0 || total % granule != 0 || link.end + u64::from(total) > segment_len {
+            return Err(Damage::Malformed);
+        }
+        if header.epoch.get() > NUMBER_MAX {
             return Err(Damage::Malformed);
         }
         let records = decode_batch(&header, window.get(link.end, total as usize)?)?;
@@ -405,8 +489,8 @@ impl Walk {
                     && header.seq.get() == link.seq
                     && header.offset.get() == offset
                     && header.epoch.get() >= link.epoch
-                    && header.batch_no.get() >= link.next_batch + self.in_flight;
-                if later {
+                    && header.batch_no.get() >= link.next_batch.saturating_add(self.in_flight);
+                if later && !left_out(Check::Beyond) {
                     return Err((at, reason, Some((link.seq, offset))));
                 }
             }

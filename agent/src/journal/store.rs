@@ -14,6 +14,7 @@ use super::error::{Failure, JournalError};
 use super::lane::{Active, Lane};
 use super::pool::{Pool, PoolConfig};
 use super::recover::{Found, Scan, scan};
+use super::retain::Retention;
 
 const LOCK_FILE: &str = "lock";
 
@@ -25,6 +26,36 @@ pub(crate) fn segment_name(lane: LaneId, seq: u64) -> String {
 /// The name of a segment while it is being prepared; swept away at the next opening.
 pub(crate) fn preparing_name(lane: LaneId, seq: u64) -> String {
     format!("{lane}-{seq:016x}.new")
+}
+
+/// The name under which a repair puts a damaged segment aside; no opening looks at it.
+pub(crate) fn aside_name(lane: LaneId, seq: u64, unix_ns: u64) -> String {
+    format!("{lane}-{seq:016x}.damaged-{unix_ns}")
+}
+
+pub(crate) fn is_aside(name: &str) -> bool {
+    name.contains(".damaged-")
+}
+
+/// The process that holds the lock of `dir`, 0 if it can't be told; `None` if nobody does. Reads
+/// the kernel's list: taking the lock to see would refuse an agent that starts just then.
+pub(crate) fn holder(dir: &Path) -> Option<u32> {
+    let stat = rustix::fs::stat(dir.join(LOCK_FILE)).ok()?;
+    let (major, minor) = (
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    );
+    let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, "WRITE", pid, place, ..] if place == file => {
+                Some(pid.parse().unwrap_or(0))
+            }
+            _ => None,
+        }
+    })
 }
 
 fn parse_name(lane: LaneId, name: &str, suffix: &str) -> Option<u64> {
@@ -148,7 +179,7 @@ pub(crate) fn writable(
     let used = unused
         .chain(scan.torn_headers.iter().copied())
         .chain([scan.link.seq]);
-    let next_seq = used.max().unwrap_or(0) + 1;
+    let next_seq = used.max().unwrap_or(0).saturating_add(1);
     let pool = Arc::new(Pool::new(disk.clone(), id, config.clone(), next_seq));
     for (seq, len) in scan
         .unused
@@ -158,7 +189,8 @@ pub(crate) fn writable(
         pool.adopt(*seq, *len)?;
     }
     let uuid = scan.uuid.unwrap_or(new_uuid);
-    let mut lane = Lane::new(id, pool.clone(), uuid, scan.link, scan.base_seq);
+    let retention = Arc::new(Retention::new(id, &scan.spans));
+    let mut lane = Lane::new(id, pool.clone(), uuid, scan.link, retention);
     if let Some(tail) = scan.tail.filter(|tail| tail.clean) {
         let name = segment_name(id, scan.link.seq);
         let file = disk
@@ -182,8 +214,8 @@ pub(crate) fn writable(
     Ok((lane, pool))
 }
 
-/// Removes segments that nothing was ever in: half prepared, with a torn header, or of another
-/// length than is configured now.
+/// Removes segments that nothing was ever in (half prepared, with a torn header, or of another
+/// length than is configured now) and those that retention has given up.
 fn sweep(disk: &dyn Disk, id: LaneId, config: &PoolConfig, scan: &Scan) -> Result<(), Failure> {
     let names = disk
         .list()
@@ -196,7 +228,8 @@ fn sweep(disk: &dyn Disk, id: LaneId, config: &PoolConfig, scan: &Scan) -> Resul
         .iter()
         .filter(|(_, len)| *len != config.segment_len);
     let resized = resized.map(|(seq, _)| segment_name(id, *seq));
-    let gone: Vec<String> = half.chain(torn).chain(resized).collect();
+    let given_up = scan.obsolete.iter().map(|seq| segment_name(id, *seq));
+    let gone: Vec<String> = half.chain(torn).chain(resized).chain(given_up).collect();
     for name in &gone {
         disk.remove(name).map_err(Failure::of("remove", name))?;
     }

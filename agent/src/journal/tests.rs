@@ -11,18 +11,20 @@ mod crash;
 mod damage;
 mod faults;
 mod golden;
+pub(crate) mod mutation;
 mod real;
+mod repair;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Disk;
-use super::block::sim::{Rng, SimDisk};
+use super::block::sim::{Call, Rng, SimDisk};
 use super::error::Failure;
 use super::lane::{CommitError, Committed, Lane, Pending};
 use super::pool::PoolConfig;
 use super::recover::Scan;
-use super::{Bytes, JournalConfig, LaneId, Record, store};
+use super::{Bytes, JournalConfig, LaneId, Lsn, Record, store};
 
 /// A payload and the LSN under which it was found.
 type Seen = (u64, Vec<u8>);

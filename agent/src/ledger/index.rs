@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::incident::{Action, Entry, Episode, EpisodeId, Intent, OutcomeKind};
+use crate::incident::{Action, Entry, Episode, EpisodeId, Intent, OutcomeKind, Source};
 
 /// Lines kept in memory for one incident. Resends are not journalled one by one, so real incidents
 /// have some twenty; the bound is for the unreal ones.
 const LINES_MAX: usize = 512;
 
 /// One durable entry.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Line {
     /// Its place in the fast lane.
     pub lsn: u64,
@@ -32,6 +32,9 @@ pub struct Incident {
     pub episode: Episode,
     /// Every entry, oldest first.
     pub entries: Vec<Line>,
+    /// LSN of the oldest record that is still needed to read it back.
+    #[serde(skip)]
+    pub(super) anchor: u64,
 }
 
 /// Where an incident stands.
@@ -134,6 +137,13 @@ impl Incident {
             .any(|line| matches!(line.entry, Entry::Resolved { .. }))
     }
 
+    /// Whether nothing more can come of it: handled, and resolved if its sender says such a thing.
+    /// Until then its records must stay readable.
+    pub fn finished(&self) -> bool {
+        let resolves = matches!(self.episode.source, Source::Alertmanager { .. });
+        self.closed() && (self.resolved() || !resolves)
+    }
+
     /// The last intent and whether it was verified as healed.
     pub fn intent(&self) -> Option<(&Intent, bool)> {
         let intent = self
@@ -206,6 +216,7 @@ impl Index {
             let incident = Incident {
                 id,
                 episode: episode.clone(),
+                anchor: line.lsn,
                 entries: vec![line],
             };
             self.incidents.entry(id).or_insert(incident);
@@ -217,6 +228,49 @@ impl Index {
         } else {
             self.evicted += 1;
         }
+    }
+
+    /// Takes the lines that one record at `lsn` carried forward in place of those that it stands for.
+    /// Lines written while it was on its way are kept behind them.
+    pub(super) fn restore(&mut self, id: EpisodeId, carried: Vec<Line>, lsn: u64) {
+        let Some(episode) = carried.iter().find_map(|line| match &line.entry {
+            Entry::Opened { episode } => Some(episode.clone()),
+            _ => None,
+        }) else {
+            self.evicted += 1;
+            return;
+        };
+        // By time and name, not by LSN: a repaired journal may have given other numbers, and
+        // evidence stored again has another place. All lines of one write are carried, or none.
+        let same = |a: &Line, b: &Line| a.at == b.at && a.entry.name() == b.entry.name();
+        let later: Vec<Line> = self
+            .incidents
+            .remove(&id)
+            .map_or_else(Vec::new, |incident| {
+                let lines = incident.entries.into_iter();
+                lines
+                    .filter(|line| !carried.iter().any(|known| same(known, line)))
+                    .collect()
+            });
+        let anchor = later.iter().map(|line| line.lsn).min();
+        let mut entries = carried;
+        entries.extend(later);
+        let incident = Incident {
+            id,
+            episode,
+            entries,
+            anchor: anchor.map_or(lsn, |anchor| anchor.min(lsn)),
+        };
+        self.incidents.insert(id, incident);
+        self.evict();
+    }
+
+    /// Drops finished incidents that have records below `lsn`; their number.
+    pub(super) fn forget_finished(&mut self, lsn: u64) -> usize {
+        let before = self.incidents.len();
+        self.incidents
+            .retain(|_, incident| incident.anchor >= lsn || !incident.finished());
+        before - self.incidents.len()
     }
 
     fn evict(&mut self) {

@@ -4,13 +4,14 @@ use super::super::LaneId;
 use super::super::block::sim::SimDisk;
 use super::super::format::{BatchHeader, Damage};
 use super::super::recover::Scan;
-use super::{Seen, commit, look, open};
+use super::{Lsn, Seen, commit, look, open};
 
 const BLOCK: usize = 4096;
 const SEGMENT: usize = 4 * BLOCK;
 
 /// Four segments of four blocks: header and batches of 1 and 2 blocks; header, batch, fence,
-/// batch; header, batch, fence, and a free block; one prepared and never begun.
+/// batch; header, batch, fence, and a free block; one prepared and never begun. With history, there
+/// were two more before these, of which retention has given up one.
 struct Sample {
     disk: SimDisk,
     names: Vec<String>,
@@ -18,15 +19,26 @@ struct Sample {
     seen: Vec<Seen>,
 }
 
-fn sample() -> Sample {
+fn samples() -> [Sample; 2] {
+    [sample(false), sample(true)]
+}
+
+fn sample(history: bool) -> Sample {
     let disk = SimDisk::new(3);
     let mut lane = open(&disk, LaneId::Fast, SEGMENT as u64)
         .expect("opens")
         .lane
         .expect("writable");
+    if history {
+        commit(&mut lane, &[vec![0; 11_000]]).expect("commits");
+        commit(&mut lane, &[vec![9; 11_000]]).expect("commits");
+    }
     commit(&mut lane, &[vec![1; 100], vec![2; 50]]).expect("commits");
+    lane.retention().retain(Lsn(2));
     commit(&mut lane, &[vec![3; 5000]]).expect("commits");
     commit(&mut lane, &[vec![4; 300]]).expect("commits");
+    let removed = lane.retention().remove(&disk).expect("removes");
+    assert_eq!(removed, usize::from(history));
     drop(lane);
     let mut lane = open(&disk, LaneId::Fast, SEGMENT as u64)
         .expect("opens")
@@ -44,7 +56,8 @@ fn sample() -> Sample {
     drop(open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens"));
     let (scan, seen) = look(&disk, LaneId::Fast).expect("reads");
     assert!(scan.corruption.is_none() && scan.cuts.is_empty());
-    assert_eq!((seen.len(), disk.names().len()), (8, 4));
+    let more = usize::from(history);
+    assert_eq!((seen.len(), disk.names().len()), (8 + more, 4 + more));
     let names = disk.names();
     let images = names.iter().map(|name| disk.peek(name)).collect();
     Sample {
@@ -56,6 +69,13 @@ fn sample() -> Sample {
 }
 
 impl Sample {
+    fn segments(&self) -> impl Iterator<Item = (&Self, (usize, &Vec<u8>))> {
+        self.images
+            .iter()
+            .enumerate()
+            .map(move |image| (self, image))
+    }
+
     /// Scans with file `which` replaced, and puts it back.
     fn with(&self, which: usize, image: Vec<u8>) -> (Scan, Vec<Seen>) {
         self.disk.poke(&self.names[which], image);
@@ -82,9 +102,9 @@ impl Sample {
 
 #[test]
 fn every_flipped_bit_is_reported() {
-    let sample = sample();
+    let samples = samples();
     let mut flips = 0;
-    for (which, image) in sample.images.iter().enumerate() {
+    for (sample, (which, image)) in samples.iter().flat_map(Sample::segments) {
         for at in 0..image.len() {
             // Every bit of the headers, one of every other byte.
             let bits = if at % BLOCK < 256 {
@@ -102,13 +122,14 @@ fn every_flipped_bit_is_reported() {
             }
         }
     }
-    println!("{flips} flips");
+    println!("journal: {flips} flipped bits, each reported");
 }
 
 #[test]
 fn every_truncation_is_reported() {
-    let sample = sample();
-    for (which, image) in sample.images.iter().enumerate() {
+    let samples = samples();
+    let mut cases = 0;
+    for (sample, (which, image)) in samples.iter().flat_map(Sample::segments) {
         let begun = image.iter().any(|b| *b != 0);
         for len in 0..image.len() {
             let found = sample.with(which, image[..len].to_vec());
@@ -116,14 +137,16 @@ fn every_truncation_is_reported() {
             let reported = sample.check(&found, &what);
             // A prepared segment that shrank has lost nothing.
             assert!(reported || !begun, "{what}: not reported");
+            cases += 1;
         }
     }
+    println!("journal: {cases} truncations, each reported");
 }
 
 #[test]
 fn every_zeroed_end_is_reported() {
-    let sample = sample();
-    for (which, image) in sample.images.iter().enumerate() {
+    let samples = samples();
+    for (sample, (which, image)) in samples.iter().flat_map(Sample::segments) {
         for from in 0..image.len() {
             let mut bad = image.clone();
             bad[from..].fill(0);
@@ -148,7 +171,7 @@ fn every_zeroed_end_is_reported() {
 
 #[test]
 fn blocks_in_wrong_places_are_reported() {
-    let sample = sample();
+    let sample = sample(false);
     let blocks = SEGMENT / BLOCK;
     let block = |image: &[u8], i: usize| image[i * BLOCK..(i + 1) * BLOCK].to_vec();
     let mut moves = 0;
@@ -166,7 +189,7 @@ fn blocks_in_wrong_places_are_reported() {
             moves += 1;
         }
     }
-    println!("{moves} misdirected blocks");
+    println!("journal: {moves} misdirected blocks, each reported");
     assert!(moves > 50);
 }
 
@@ -177,7 +200,7 @@ fn pairs(files: usize, blocks: usize) -> impl Iterator<Item = (usize, usize)> {
 /// A batch of another life, valid in itself, of the same log, at its own place, with the LSN and
 /// the epoch that are expected there: only the chain of checksums tells it apart.
 #[test]
-fn a_stale_batch_is_not_taken_for_new() {
+pub(super) fn a_stale_batch_is_not_taken_for_new() {
     let disk = SimDisk::new(5);
     let open = || {
         let opened = open(&disk, LaneId::Fast, SEGMENT as u64).expect("opens");
@@ -208,7 +231,7 @@ fn a_stale_batch_is_not_taken_for_new() {
 /// Every field that ties a batch to its place is checked by itself: with all checksums made right
 /// again, one wrong field is enough.
 #[test]
-fn every_field_of_a_batch_header_counts() {
+pub(super) fn every_field_of_a_batch_header_counts() {
     type Change = fn(&mut BatchHeader);
     let cases: [(&str, Damage, Change); 9] = [
         ("uuid", Damage::Misplaced, |h| h.log_uuid[3] ^= 1),

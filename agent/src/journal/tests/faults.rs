@@ -144,7 +144,7 @@ async fn the_kth_failure_of_every_call() {
             }
         }
     }
-    println!("{runs} runs");
+    println!("journal: {runs} runs with one failing call, 0 lost, none acknowledged after");
     assert!(runs > 200, "{runs}");
 }
 
@@ -281,7 +281,7 @@ async fn concurrent_callers_share_commits() {
 }
 
 #[tokio::test]
-async fn corruption_makes_the_journal_read_only_and_changes_nothing() {
+pub(super) async fn corruption_makes_the_journal_read_only_and_changes_nothing() {
     let disk = SimDisk::new(1);
     let (journal, _) = open(&disk).expect("opens");
     for i in 0..3 {
