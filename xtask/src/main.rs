@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod journal;
 mod kernels;
 mod lint;
 mod setup;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::{
-    build,
+    build, journal,
     kernels::{Kernel, Series},
     lint, sh,
     vm::{self, Vm},
@@ -26,6 +26,9 @@ pub enum Part {
     Host,
     /// In the VM, on every kernel.
     Kernel,
+    /// The journal's long run: crashes, kills, power cuts. Not part of a plain `test`, whose tests
+    /// have its short form.
+    Journal,
 }
 
 /// Totals of libtest's closing lines.
@@ -66,6 +69,9 @@ impl Count {
 
 /// Runs the parts and prints the totals; the result is the exit code.
 pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
+    if part == Some(Part::Journal) {
+        return journal::journal();
+    }
     let wants = |this| part.is_none_or(|part| part == this);
     let begun = Instant::now();
     // The probes, the agent that embeds them, and the binaries that tests start.

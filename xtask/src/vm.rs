@@ -34,6 +34,9 @@ pub struct Vm {
     pub cpus: u32,
     /// Size of the ext4 disk at `/run/disk` in MiB; 0 = none.
     pub disk_mib: u32,
+    /// Record every write and flush of the disk: the fresh disk goes to `base` in this folder, the
+    /// recording to `log`.
+    pub record_to: Option<PathBuf>,
     /// Environment on top of the few variables that are passed on.
     pub env: Vec<(String, String)>,
     /// A folder of the guest's disk and the folder of ours that it is copied to at the end, if it
@@ -49,6 +52,7 @@ impl Default for Vm {
             memory_mib: 2048,
             cpus: 2,
             disk_mib: 512,
+            record_to: None,
             env: Vec::new(),
             rescue: None,
         }
@@ -104,6 +108,10 @@ impl Vm {
         wait_for(&dir.file("fs.sock"), deadline, &mut server)?;
         if self.disk_mib > 0 {
             make_disk(&dir.file("disk"), self.disk_mib)?;
+            if let Some(folder) = &self.record_to {
+                fs::copy(dir.file("disk"), folder.join("base"))?;
+                File::create(folder.join("log"))?;
+            }
         }
         make_fifo(&dir.file("stderr"))?;
         let errors = forward(&dir.file("stderr"))?;
@@ -175,6 +183,23 @@ impl Vm {
         command
     }
 
+    fn drive(&self, disk: &str) -> Vec<String> {
+        let Some(folder) = &self.record_to else {
+            let drive = format!("file={disk},if=none,id=disk,format=raw,cache=none");
+            return vec!["-drive".into(), drive];
+        };
+        let log = folder.join("log").display().to_string();
+        let nodes = [
+            format!("driver=file,node-name=plain,filename={disk}"),
+            format!("driver=file,node-name=log,filename={log}"),
+            "driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size=512".to_owned(),
+        ];
+        nodes
+            .into_iter()
+            .flat_map(|node| ["-blockdev".to_owned(), node])
+            .collect()
+    }
+
     fn qemu(&self, kernel: &Kernel, dir: &RunDir) -> Command {
         let path = |name: &str| dir.file(name).display().to_string();
         let mut command = Command::new("qemu-system-x86_64");
@@ -235,13 +260,7 @@ impl Vm {
             .stderr(dir.log("qemu.log"));
         if self.disk_mib > 0 {
             command
-                .args([
-                    "-drive",
-                    &format!(
-                        "file={},if=none,id=disk,format=raw,cache=none",
-                        path("disk")
-                    ),
-                ])
+                .args(self.drive(&path("disk")))
                 .args(["-device", "virtio-blk-pci,drive=disk"]);
         }
         command
