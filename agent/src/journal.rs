@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 mod block;
 mod config;
+mod engine;
 mod error;
 mod fast;
 mod format;
@@ -43,6 +44,7 @@ mod writer;
 
 pub use block::DirectIo;
 pub use config::JournalConfig;
+pub use engine::WriteEngine;
 pub use error::JournalError;
 pub use format::Damage;
 pub use reader::Reader;
@@ -410,6 +412,7 @@ fn lane_stats(lane: &LaneHandle) -> LaneStats {
         segments_ready: space.ready_segments as u64,
         space_low: space.full,
         direct_io: lane.pool.direct(),
+        engine: lane.engine.clone(),
         ..lane.shared.stats()
     }
 }
@@ -420,6 +423,7 @@ fn pool_config(config: &JournalConfig, segment_len: u64) -> PoolConfig {
         ahead: config.segments_ahead as usize,
         patience: Duration::from_millis(config.deadline_ms),
         space_retry: Duration::from_millis(config.space_retry_ms),
+        in_flight_max: config.in_flight_max,
         inline: false,
     }
 }

@@ -6,12 +6,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, FallocateFlags, StatxFlags};
 use serde::Serialize;
 
+use super::LaneId;
+use super::engine::{Engine, Pwrite, Uring};
 use super::format::{GRANULE_MAX, GRANULE_MIN};
 
 #[cfg(test)]
@@ -66,6 +69,10 @@ pub(crate) trait BlockFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// What became of direct I/O on this handle.
     fn direct(&self) -> DirectIo;
+    /// For io_uring; `None` where there is no descriptor. Valid as long as the file is.
+    fn raw_fd(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 /// A flat directory of files. Names are our own; no path ever comes from outside.
@@ -82,6 +89,11 @@ pub(crate) trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// fsync of the directory: names are durable after it, not before.
     fn sync_dir(&self) -> io::Result<()>;
+    /// How a lane's batches are to be written here, at most `in_flight_max` of them at once.
+    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+        let _ = in_flight_max;
+        Box::new(Pwrite::new(lane, None))
+    }
 }
 
 /// The granule for new segments on a file like this one: never below a page.
@@ -201,6 +213,20 @@ impl Disk for RealDisk {
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
+
+    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+        // The fast lane needs its fdatasync between two batches.
+        if lane.access() != Access::Direct || in_flight_max < 2 {
+            return Box::new(Pwrite::new(lane, None));
+        }
+        match Uring::new(lane, in_flight_max) {
+            Ok(ring) => Box::new(ring),
+            Err(error) => {
+                tracing::warn!(%lane, %error, "no io_uring: one batch in flight");
+                Box::new(Pwrite::new(lane, Some(error.to_string())))
+            }
+        }
+    }
 }
 
 struct RealFile {
@@ -244,6 +270,10 @@ impl BlockFile for RealFile {
     fn direct(&self) -> DirectIo {
         self.direct.clone()
     }
+
+    fn raw_fd(&self) -> Option<RawFd> {
+        Some(self.file.as_raw_fd())
+    }
 }
 
 /// A reusable buffer whose bytes begin on a boundary of [`GRANULE_MAX`]; grows, never shrinks.
@@ -267,6 +297,11 @@ impl AlignedBuf {
         }
         let start = self.bytes.as_ptr().align_offset(alignment);
         &mut self.bytes[start..start + len]
+    }
+
+    /// Bytes held.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// The first `len` bytes, zeroed.

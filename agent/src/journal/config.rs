@@ -28,8 +28,12 @@ pub struct JournalConfig {
     pub record_bytes_max: u64,
     /// Largest snapshot.
     pub snapshot_bytes_max: u64,
-    /// Fast-lane calls are gathered into one batch up to this size; a larger call goes alone.
+    /// Calls are gathered into one batch up to this size; a larger call goes alone.
     pub batch_bytes_max: u64,
+    /// Safe-lane batches that may be on their way to the device at once; 1 to 16. Several pay
+    /// where bytes or slow flushes are the limit, and only as many are used as pay. 1 keeps
+    /// io_uring out.
+    pub in_flight_max: u32,
     /// Calls that may wait for each lane; more wait at the caller. 1 to 65536.
     pub queue_calls_max: u32,
     /// Bytes that may wait for each lane; at least the largest single call. At most 1 GiB.
@@ -57,6 +61,7 @@ impl Default for JournalConfig {
             record_bytes_max: MIB,
             snapshot_bytes_max: 8 * MIB,
             batch_bytes_max: MIB,
+            in_flight_max: 4,
             queue_calls_max: 1024,
             queue_bytes_max: 16 * MIB,
             deadline_ms: 10_000,
@@ -112,6 +117,10 @@ impl JournalConfig {
         check(
             self.batch_bytes_max <= 16 * MIB,
             "batch_bytes_max: at most 16 MiB",
+        );
+        check(
+            (1..=16).contains(&self.in_flight_max),
+            "in_flight_max: 1 to 16",
         );
         check(
             (1..=65536).contains(&self.queue_calls_max),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::block::{Access, BlockFile, DirectIo, Disk, granule_for};
+use super::engine::Engine;
 use super::error::Failure;
 use super::{LaneId, lock, store};
 
@@ -19,6 +20,8 @@ pub(crate) struct PoolConfig {
     /// Longest wait of a commit for a segment that is being prepared.
     pub(crate) patience: Duration,
     pub(crate) space_retry: Duration,
+    /// Batches that may be on their way to the device at once.
+    pub(crate) in_flight_max: u32,
     /// Prepare in the thread that needs a segment; for tests that want one order of calls.
     pub(crate) inline: bool,
 }
@@ -91,6 +94,11 @@ impl Pool {
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
+    }
+
+    /// The engine for this pool's segments.
+    pub(crate) fn engine(&self) -> Box<dyn Engine> {
+        self.disk.engine(self.lane, self.config.in_flight_max)
     }
 
     pub(crate) fn segment_len(&self) -> u64 {

@@ -39,6 +39,7 @@ fn pool_config(segment_len: u64) -> PoolConfig {
         ahead: 1,
         patience: Duration::ZERO,
         space_retry: Duration::ZERO,
+        in_flight_max: 4,
         inline: true,
     }
 }
@@ -64,17 +65,23 @@ fn open(disk: &SimDisk, id: LaneId, segment_len: u64) -> Result<Opened, Failure>
     Ok(Opened { scan, seen, lane })
 }
 
+fn pending(payloads: &[Vec<u8>]) -> Vec<Pending<'_>> {
+    let record = |payload| Pending {
+        kind: 1,
+        episode: [3; 16],
+        unix_ns: 5,
+        payload,
+    };
+    payloads.iter().map(|payload| record(&payload[..])).collect()
+}
+
 fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
-    let records: Vec<_> = payloads
-        .iter()
-        .map(|payload| Pending {
-            kind: 1,
-            episode: [3; 16],
-            unix_ns: 5,
-            payload,
-        })
-        .collect();
-    lane.commit(&records, 6)
+    lane.commit(&pending(payloads), 6)
+}
+
+/// Puts a batch on its way without waiting for it.
+fn submit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<(), CommitError> {
+    lane.submit(&pending(payloads), 6, false)
 }
 
 fn random_payloads(rng: &mut Rng, count_max: usize, len_max: usize) -> Vec<Vec<u8>> {

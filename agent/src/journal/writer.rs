@@ -1,16 +1,18 @@
 //! One writer thread a lane: gathers whatever waits into one batch, commits, answers everybody.
 //!
-//! Group commit without a timer: while one batch is on its way to the device the next gathers
-//! behind it. The answer to each caller comes after the sync that covers its records, never
-//! before; after a failure every waiting and every later call fails.
+//! Group commit without a timer: while batches are on their way to the device the next gathers
+//! behind them. The answer to each caller comes after the sync that covers its records, never
+//! before, and in the order of the records; after a failure every waiting and every later call
+//! fails.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::engine::{Wait, WriteEngine};
 use super::error::{Failure, JournalError};
 use super::format::{BATCH_HEADER_LEN, record_size};
 use super::lane::{CommitError, Committed, Lane, Pending};
@@ -18,6 +20,9 @@ use super::pool::Pool;
 use super::stats::{JournalHealth, Shared};
 use super::store::Lock;
 use super::{LaneId, Record, lock, unix_ns};
+use queue::Queue;
+
+mod queue;
 
 /// Who may use the reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +50,22 @@ struct Request {
     enqueued: Instant,
     unix_ns: u64,
     reply: oneshot::Sender<Answer>,
-    /// Holds this call's share of the queue's bytes until it is answered.
+    /// This call's share of the queue's bytes and its place among the calls, until it is answered.
     _share: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Request {
-    fn answer(self, shared: &Shared, answer: Answer) {
-        shared.dequeued(self.enqueued, answer.is_ok());
+    fn refuse(self, shared: &Shared, error: JournalError) {
+        shared.refused();
+        self.reply(Err(error));
+    }
+
+    fn reply(self, answer: Answer) {
         if self.reply.send(answer).is_err() {
             tracing::debug!("a caller of the journal did not wait for its answer");
         }
     }
-}
-
-enum Message {
-    Append(Request),
-    Close,
 }
 
 /// Limits of one lane's queue.
@@ -80,11 +85,13 @@ pub(crate) struct QueueLimits {
 /// The callers' side of a lane.
 pub(crate) struct LaneHandle {
     id: LaneId,
-    queue: mpsc::Sender<Message>,
+    queue: Arc<Queue<Request>>,
     share: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     limits: QueueLimits,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) engine: WriteEngine,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -97,15 +104,17 @@ impl LaneHandle {
         limits: QueueLimits,
         directory: Option<&Arc<Lock>>,
     ) -> Result<Self, Failure> {
-        let (queue, messages) = mpsc::channel(limits.calls_max);
+        let queue = Arc::new(Queue::new(lane.engine().bell()));
         let shared = Arc::new(Shared::new(id)?);
         let handle = Self {
             id,
-            queue,
+            queue: queue.clone(),
             share: Arc::new(Semaphore::new(limits.bytes_max)),
+            places: Arc::new(Semaphore::new(limits.calls_max)),
             limits,
             shared: shared.clone(),
             pool: pool.clone(),
+            engine: lane.engine().kind(),
             threads: Mutex::new(Vec::new()),
         };
         let writer = Writer {
@@ -114,6 +123,9 @@ impl LaneHandle {
             pool: pool.clone(),
             shared,
             limits,
+            queue,
+            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
             dead: None,
         };
         // Each thread keeps the directory's lock: it is free only when both have ended.
@@ -125,7 +137,7 @@ impl LaneHandle {
         lock(&handle.threads).push(preparer);
         let held = directory.cloned();
         let writer = spawn(&format!("journal-{id}"), move || {
-            writer.run(messages);
+            writer.run();
             drop(held);
         })?;
         lock(&handle.threads).push(writer);
@@ -183,10 +195,15 @@ impl LaneHandle {
             .acquire_many_owned(bytes)
             .await
             .map_err(|_| closed())?;
-        let slot = self.queue.reserve().await.map_err(|_| closed())?;
+        let place = self
+            .places
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
         self.shared.enqueued();
-        slot.send(Message::Append(Request {
+        let request = Request {
             records,
             body,
             priority,
@@ -194,7 +211,11 @@ impl LaneHandle {
             unix_ns,
             reply,
             _share: share,
-        }));
+            _place: place,
+        };
+        if let Err(request) = self.queue.push(request) {
+            request.refuse(&self.shared, closed());
+        }
         answer.await.map_err(|_| closed())?
     }
 
@@ -206,12 +227,7 @@ impl LaneHandle {
             lane,
             after_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };
-        let asking = tokio::time::timeout(deadline, self.queue.send(Message::Close));
-        // An error of `send` means that the writer has ended already.
-        let sent = asking.await.map_err(expired)?;
-        if sent.is_err() {
-            tracing::debug!(%lane, "journal lane was closed before");
-        }
+        self.queue.close();
         let threads: Vec<_> = lock(&self.threads).drain(..).collect();
         let join = tokio::task::spawn_blocking(move || {
             threads
@@ -233,11 +249,23 @@ impl LaneHandle {
     }
 }
 
+impl Drop for LaneHandle {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder
         .spawn(body)
         .map_err(Failure::of("start thread", name))
+}
+
+/// A batch on its way, and when it was submitted.
+struct Submitted {
+    calls: Vec<Request>,
+    at: Instant,
 }
 
 struct Writer {
@@ -246,33 +274,74 @@ struct Writer {
     pool: Arc<Pool>,
     shared: Arc<Shared>,
     limits: QueueLimits,
+    queue: Arc<Queue<Request>>,
+    /// Taken from the queue, not yet in a batch.
+    waiting: VecDeque<Request>,
+    /// As many as the lane has outstanding, in the same order.
+    pending: VecDeque<Submitted>,
     /// Set once, by the first failure; every answer from then on.
     dead: Option<JournalError>,
 }
 
-impl Writer {
-    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        self.raise_priority();
-        let mut waiting = VecDeque::new();
-        loop {
-            if waiting.is_empty() {
-                match messages.blocking_recv() {
-                    Some(Message::Append(request)) => waiting.push_back(request),
-                    Some(Message::Close) => messages.close(),
-                    None => break,
-                }
-            }
-            while waiting.len() < self.limits.calls_max {
-                match messages.try_recv() {
-                    Ok(Message::Append(request)) => waiting.push_back(request),
-                    Ok(Message::Close) => messages.close(),
-                    Err(_) => break,
-                }
-            }
-            let batch = self.gather(&mut waiting);
-            self.serve(batch);
-        }
+impl Drop for Writer {
+    /// However the thread ends, nobody waits for an answer that won't come.
+    fn drop(&mut self) {
+        self.queue.abandon();
         self.pool.close();
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        self.raise_priority();
+        loop {
+            self.queue.take(&mut self.waiting);
+            while !self.waiting.is_empty() && self.has_room() {
+                let batch = self.gather();
+                self.serve(batch);
+            }
+            if self.pending.is_empty() {
+                if self.waiting.is_empty() && !self.queue.wait() {
+                    return;
+                }
+            } else {
+                self.reap();
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.dead.is_some() || self.lane.outstanding() < self.lane.depth()
+    }
+
+    /// Waits for the oldest batch, or for more calls if there is room for them on the device.
+    fn reap(&mut self) {
+        let dozing = self.has_room() && self.queue.doze();
+        let wait = match (dozing, self.has_room()) {
+            (true, _) => Wait::DoneOrBell,
+            // Something waits already, and there is room: only see what is done.
+            (false, true) => Wait::Not,
+            (false, false) => Wait::Done,
+        };
+        let mut reaped = self.lane.reap(wait);
+        if dozing {
+            self.queue.rouse();
+        }
+        loop {
+            match reaped {
+                Ok(Some(committed)) => {
+                    if let Some(batch) = self.pending.pop_front() {
+                        self.acknowledge(batch, committed);
+                    }
+                }
+                Ok(None) => return,
+                Err(failure) => {
+                    self.die(&failure);
+                    return;
+                }
+            }
+            reaped = self.lane.reap(Wait::Not);
+        }
     }
 
     fn raise_priority(&self) {
@@ -285,7 +354,8 @@ impl Writer {
     }
 
     /// Takes calls from the front until a batch is full; the first always.
-    fn gather(&self, waiting: &mut VecDeque<Request>) -> Vec<Request> {
+    fn gather(&mut self) -> Vec<Request> {
+        let waiting = &mut self.waiting;
         let mut batch = Vec::new();
         let mut bytes = BATCH_HEADER_LEN;
         while let Some(next) = waiting.front() {
@@ -313,21 +383,13 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        self.shared.begin(batch[0].enqueued);
-        let started = Instant::now();
-        let result = self.commit(&batch);
-        self.shared.end();
-        match result {
-            Ok(committed) => {
-                let records = batch.iter().map(|request| request.records.len()).sum();
-                let payload: usize = batch
-                    .iter()
-                    .flat_map(|r| &r.records)
-                    .map(|r| r.payload.len())
-                    .sum();
-                self.shared
-                    .committed(started, records, payload, committed.bytes);
-                self.acknowledge(batch, committed);
+        let at = Instant::now();
+        match self.submit(&batch) {
+            Ok(()) => {
+                if self.pending.is_empty() {
+                    self.shared.begin(batch[0].enqueued);
+                }
+                self.pending.push_back(Submitted { calls: batch, at });
             }
             Err(CommitError::Full { free_bytes }) => self.refuse_full(batch, free_bytes),
             Err(CommitError::TooLarge { max_bytes }) => {
@@ -366,7 +428,7 @@ impl Writer {
         outcomes
     }
 
-    fn commit(&mut self, batch: &[Request]) -> Result<Committed, CommitError> {
+    fn submit(&mut self, batch: &[Request]) -> Result<(), CommitError> {
         let records: Vec<Pending<'_>> = batch
             .iter()
             .flat_map(|request| {
@@ -382,13 +444,21 @@ impl Writer {
                 payload: &record.payload,
             })
             .collect();
-        self.lane.commit(&records, unix_ns())
+        let alone = self.lane.depth() == 1;
+        self.lane.submit(&records, unix_ns(), alone)
     }
 
-    fn acknowledge(&self, batch: Vec<Request>, committed: Committed) {
+    fn acknowledge(&self, batch: Submitted, committed: Committed) {
+        let oldest = self.pending.front().map(|next| next.calls[0].enqueued);
+        self.shared.committed(
+            batch.at,
+            committed.bytes,
+            batch.calls.iter().map(|call| (call.enqueued, &call.records[..])),
+            oldest,
+        );
         let mut lsn = committed.first_lsn;
         let mut offset = committed.offset + BATCH_HEADER_LEN as u64;
-        for request in batch {
+        for request in batch.calls {
             let placed = Placed {
                 lsn,
                 segment: committed.segment,
@@ -396,7 +466,7 @@ impl Writer {
             };
             lsn += request.records.len() as u64;
             offset += request.body as u64;
-            request.answer(&self.shared, Ok(placed));
+            request.reply(Ok(placed));
         }
     }
 
@@ -418,7 +488,7 @@ impl Writer {
 
     fn refuse(&self, batch: Vec<Request>, error: &JournalError) {
         for request in batch {
-            request.answer(&self.shared, Err(error.clone()));
+            request.refuse(&self.shared, error.clone());
         }
     }
 
@@ -430,6 +500,11 @@ impl Writer {
             failure.source.to_string(),
         );
         self.dead = Some(error.clone());
+        // Durable or not, what is on its way is not acknowledged: nothing after a failure is.
+        for batch in std::mem::take(&mut self.pending) {
+            self.refuse(batch.calls, &error);
+        }
+        self.shared.end();
         error
     }
 }

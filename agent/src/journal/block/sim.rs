@@ -11,8 +11,13 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::lock;
+use super::super::engine::{Engine, Pwrite};
+use super::super::{LaneId, lock};
 use super::{Access, BlockFile, DirectIo, Disk};
+
+mod engine;
+
+use engine::SimEngine;
 
 const SECTOR: usize = 512;
 
@@ -111,6 +116,8 @@ struct State {
     direct: DirectIo,
     /// How long a sync takes, for tests of what gathers meanwhile.
     sync_time: Duration,
+    /// The safe lane may have several batches in flight.
+    several: bool,
     rng: Rng,
 }
 
@@ -137,6 +144,7 @@ impl SimDisk {
             capacity: u64::MAX,
             direct: DirectIo::Used { alignment: 512 },
             sync_time: Duration::ZERO,
+            several: false,
             rng: Rng(seed),
         };
         Self {
@@ -176,6 +184,11 @@ impl SimDisk {
 
     pub(crate) fn set_sync_time(&self, time: Duration) {
         lock(&self.state).sync_time = time;
+    }
+
+    /// Lets the lanes opened from now on have several batches in flight.
+    pub(crate) fn set_several(&self, several: bool) {
+        lock(&self.state).several = several;
     }
 
     pub(crate) fn count(&self, call: Call) -> u64 {
@@ -440,6 +453,15 @@ impl Disk for SimDisk {
             }
             Entered::Failing(errno) => Err(io::Error::from_raw_os_error(errno)),
             Entered::Crashing => Err(io::Error::other("power failed")),
+        }
+    }
+
+    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+        let mut state = lock(&self.state);
+        if state.several && lane == LaneId::Safe {
+            Box::new(SimEngine::new(in_flight_max, state.rng.next()))
+        } else {
+            Box::new(Pwrite::new(lane, None))
         }
     }
 }

@@ -3,10 +3,14 @@
 //! What must hold after each: everything acknowledged is there; what is there is a prefix of what
 //! was submitted, in whole batches; nothing else is; looking twice shows the same.
 
+use std::collections::VecDeque;
+
 use super::super::LaneId;
 use super::super::block::sim::{Call, How, Rng, SimDisk};
+use super::super::engine::Wait;
+use super::super::error::Failure;
 use super::super::lane::CommitError;
-use super::{Seen, commit, look, open, random_payloads};
+use super::{Seen, commit, look, open, random_payloads, submit};
 
 #[derive(Default, Debug)]
 struct Tally {
@@ -16,6 +20,8 @@ struct Tally {
     faults: u64,
     acknowledged: u64,
     unacknowledged_survived: u64,
+    /// Most batches in flight when a life ended.
+    in_flight: usize,
 }
 
 /// Everything submitted that may still exist.
@@ -80,6 +86,7 @@ fn one_history(seed: u64, tally: &mut Tally) {
         LaneId::Safe
     };
     let segment_len = 4096 * (3 + rng.below(5)) as u64;
+    disk.set_several(rng.below(2) == 0);
     let mut history = History::default();
     for life in 0..2 + rng.below(4) {
         tally.lives += 1;
@@ -121,24 +128,44 @@ fn write(
     tally: &mut Tally,
     what: &str,
 ) {
+    let mut ends = VecDeque::new();
     for _ in 0..rng.below(12) {
         let payloads = random_payloads(rng, 4, 1800);
         let first = history.submit(&payloads);
-        match commit(lane, &payloads) {
-            Ok(committed) => {
-                assert_eq!(committed.first_lsn, first, "{what}");
-                history.acknowledged = history.records.len();
-                tally.acknowledged += payloads.len() as u64;
-            }
+        match submit(lane, &payloads) {
+            Ok(()) => ends.push_back((first, history.records.len())),
             Err(CommitError::Full { .. }) => {
                 // Nothing was written: it can't come back.
                 history.records.truncate(first as usize - 1);
                 history.boundaries.pop();
             }
             Err(CommitError::TooLarge { .. }) => panic!("{what}: 8 KiB do not fit"),
-            Err(CommitError::Fatal(_)) => return,
+            Err(CommitError::Fatal(_)) => {
+                tally.in_flight = tally.in_flight.max(ends.len());
+                return;
+            }
+        }
+        // Sometimes only what is done, sometimes all; room for the next always.
+        let all = rng.below(3) == 0;
+        loop {
+            let must = all || lane.outstanding() >= lane.depth();
+            match lane.reap(if must { Wait::Done } else { Wait::Not }) {
+                Ok(Some(committed)) => {
+                    let (first, end) = ends.pop_front().expect("was submitted");
+                    assert_eq!(committed.first_lsn, first, "{what}: out of order");
+                    tally.acknowledged += (end + 1) as u64 - first;
+                    history.acknowledged = end;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    tally.in_flight = tally.in_flight.max(ends.len());
+                    return;
+                }
+            }
         }
     }
+    // The life ends with these on their way.
+    tally.in_flight = tally.in_flight.max(ends.len());
 }
 
 #[test]
@@ -153,6 +180,7 @@ fn random_crashes_lose_nothing() {
     println!("{tally:?}");
     // The test must have met what it is about.
     assert!(tally.cuts > 0 && tally.unacknowledged_survived > 0 && tally.faults > 0);
+    assert_eq!(tally.in_flight, 4, "several batches in flight");
 }
 
 /// A workload of three batches over two segments and a reopening, with power lost in every
@@ -160,11 +188,15 @@ fn random_crashes_lose_nothing() {
 #[test]
 fn every_crash_point_of_a_small_workload() {
     let mut points = 0;
-    for id in [LaneId::Fast, LaneId::Safe] {
+    for (id, several) in [
+        (LaneId::Fast, false),
+        (LaneId::Safe, false),
+        (LaneId::Safe, true),
+    ] {
         for seed in 0..8 {
             let mut at = 1;
             loop {
-                let (disk, mut history) = workload(id, seed, at);
+                let (disk, mut history) = workload(id, several, seed, at);
                 if !disk.crashed() {
                     break;
                 }
@@ -179,10 +211,11 @@ fn every_crash_point_of_a_small_workload() {
     assert!(points > 300, "{points}");
 }
 
-fn workload(id: LaneId, seed: u64, crash_at: u64) -> (SimDisk, History) {
+fn workload(id: LaneId, several: bool, seed: u64, crash_at: u64) -> (SimDisk, History) {
     let disk = SimDisk::new(seed * 1000 + crash_at);
     let mut rng = Rng(seed);
     let mut history = History::default();
+    disk.set_several(several);
     disk.crash_after(crash_at);
     for _ in 0..2 {
         let Ok(opened) = open(&disk, id, 4 * 4096) else {
@@ -194,16 +227,30 @@ fn workload(id: LaneId, seed: u64, crash_at: u64) -> (SimDisk, History) {
             break;
         };
         history.check(&opened.seen, "reopened");
+        // All three are on their way before the first is asked for.
         for _ in 0..3 {
             let payloads = random_payloads(&mut rng, 2, 3000);
             history.submit(&payloads);
-            if commit(&mut lane, &payloads).is_err() {
+            let submitted = submit(&mut lane, &payloads).is_ok();
+            if !submitted || (!several && settle(&mut lane, &mut history).is_err()) {
                 return (disk, history);
             }
-            history.acknowledged = history.records.len();
+        }
+        if settle(&mut lane, &mut history).is_err() {
+            return (disk, history);
         }
     }
     (disk, history)
+}
+
+/// Waits for everything outstanding.
+fn settle(lane: &mut super::Lane, history: &mut History) -> Result<(), Failure> {
+    while let Some(committed) = lane.reap(Wait::Done)? {
+        let first = committed.first_lsn as usize;
+        let end = history.boundaries.iter().find(|end| **end >= first);
+        history.acknowledged = *end.expect("was submitted");
+    }
+    Ok(())
 }
 
 /// Loses power in every call of the recovery, until one gets through; each is a second crash on
