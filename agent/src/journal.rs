@@ -33,6 +33,7 @@ mod fast;
 mod format;
 mod lane;
 mod pool;
+mod priority;
 mod reader;
 mod recover;
 mod safe;
@@ -413,6 +414,7 @@ fn lane_stats(lane: &LaneHandle) -> LaneStats {
         space_low: space.full,
         direct_io: lane.pool.direct(),
         engine: lane.engine.clone(),
+        buffer_bytes_max: lane.buffer_bytes_max(),
         ..lane.shared.stats()
     }
 }
@@ -424,6 +426,7 @@ fn pool_config(config: &JournalConfig, segment_len: u64) -> PoolConfig {
         patience: Duration::from_millis(config.deadline_ms),
         space_retry: Duration::from_millis(config.space_retry_ms),
         in_flight_max: config.in_flight_max,
+        realtime: config.writer_realtime,
         inline: false,
     }
 }
@@ -449,6 +452,7 @@ fn limits(config: &JournalConfig, lane: LaneId) -> QueueLimits {
         batch_bytes_max: bytes(config.batch_bytes_max).min(room),
         reserve,
         deadline: Duration::from_millis(config.deadline_ms),
+        realtime: config.writer_realtime,
         nice: config.writer_nice,
     }
 }

@@ -5,6 +5,11 @@
 //! journal and the peers one after another, in an order that turns round by round; a ratio is
 //! taken inside one round; the result is the median over the rounds.
 //!
+//! CPUs are shared too. Everything measured (fio, the peers' threads, our runtime) runs in the
+//! real-time class at the lowest priority, so that what the neighbours compile does not decide
+//! the result; `--fair` leaves them in the ordinary class. The tail beside two burners is always
+//! measured in the ordinary class.
+//!
 //! Every log overwrites space that was prepared before its slice, as it would in steady state;
 //! a slice in which a segment ended is marked `rotated`.
 
@@ -25,6 +30,7 @@ mod peers;
 mod recovery;
 mod report;
 mod sample;
+mod schedule;
 mod workloads;
 
 pub use sample::Sample;
@@ -47,6 +53,9 @@ pub struct Options {
     /// Rounds instead of the usual number
     #[arg(long)]
     pub rounds: Option<usize>,
+    /// Stay in the ordinary scheduling class
+    #[arg(long)]
+    pub fair: bool,
     /// A directory on the disk to be measured
     #[arg(long, default_value = "target/bench-journal")]
     pub dir: PathBuf,
@@ -95,6 +104,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .prefix("run-")
         .tempdir_in(&options.dir)
         .context("cannot make a directory for the run")?;
+    let class = if options.fair {
+        "ordinary".to_owned()
+    } else {
+        schedule::realtime().map_or_else(
+            |error| format!("ordinary, real-time refused: {error}"),
+            |()| "real-time".to_owned(),
+        )
+    };
     let budget = if options.quick { BUDGET_QUICK } else { BUDGET };
     let mut bench = Bench {
         dir: dir.path().to_owned(),
@@ -102,11 +119,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         slice: Duration::from_millis(if options.quick { 250 } else { 500 }),
         quick: options.quick,
         until: Instant::now() + budget,
-        runtime: tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_time()
-            .build()
-            .context("cannot start a runtime")?,
+        runtime: runtime()?,
         report: Report::new(options.json),
     };
     let wanted = |name: &str| {
@@ -115,19 +128,33 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             .as_ref()
             .is_none_or(|part| name.contains(part.as_str()))
     };
+    bench
+        .report
+        .fact("machine", &json!({ "scheduling": class }));
     fio::prepare(&bench.dir)?;
     if wanted("flushes") {
         device::flushes(&mut bench)?;
     }
     workloads::run(&mut bench, &wanted)?;
-    if wanted("burners") {
-        burners::tail_latency(&mut bench)?;
-    }
     if wanted("recovery") {
         recovery::run(&mut bench)?;
     }
+    if wanted("burners") {
+        schedule::ordinary()?;
+        bench.runtime = runtime()?;
+        burners::tail_latency(&mut bench)?;
+    }
     bench.report.finish();
     Ok(())
+}
+
+/// Two workers, which inherit the scheduling class of this thread.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .context("cannot start a runtime")
 }
 
 /// Median; 0 of nothing.

@@ -38,5 +38,8 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
         .current_dir(sh::root())
         .status()
         .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1))
 }

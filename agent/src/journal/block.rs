@@ -14,7 +14,7 @@ use rustix::fs::{Advice, AtFlags, FallocateFlags, StatxFlags};
 use serde::Serialize;
 
 use super::LaneId;
-use super::engine::{Engine, Pwrite, Uring};
+use super::engine::{Engine, Pwrite, Threads, Uring};
 use super::format::{GRANULE_MAX, GRANULE_MIN};
 
 #[cfg(test)]
@@ -89,10 +89,11 @@ pub(crate) trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// fsync of the directory: names are durable after it, not before.
     fn sync_dir(&self) -> io::Result<()>;
-    /// How a lane's batches are to be written here, at most `in_flight_max` of them at once.
-    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+    /// The ways in which a lane's batches can be written here, at most `in_flight_max` of them at
+    /// once; the one to be taken unless another is measured to be faster comes first.
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
         let _ = in_flight_max;
-        Box::new(Pwrite::new(lane, None))
+        vec![Box::new(Pwrite::new(lane))]
     }
 }
 
@@ -214,16 +215,21 @@ impl Disk for RealDisk {
         File::open(&self.dir)?.sync_all()
     }
 
-    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
         // The fast lane needs its fdatasync between two batches.
         if lane.access() != Access::Direct || in_flight_max < 2 {
-            return Box::new(Pwrite::new(lane, None));
+            return vec![Box::new(Pwrite::new(lane))];
         }
         match Uring::new(lane, in_flight_max) {
-            Ok(ring) => Box::new(ring),
+            Ok(ring) => {
+                let slower = Some("measured to be faster".to_owned());
+                let threads = Threads::new(lane, in_flight_max, slower);
+                vec![Box::new(ring), Box::new(threads)]
+            }
             Err(error) => {
-                tracing::warn!(%lane, %error, "no io_uring: one batch in flight");
-                Box::new(Pwrite::new(lane, Some(error.to_string())))
+                tracing::info!(%lane, %error, "no io_uring: the journal writes by threads");
+                let refused = Some(error.to_string());
+                vec![Box::new(Threads::new(lane, in_flight_max, refused))]
             }
         }
     }
@@ -292,8 +298,11 @@ impl AlignedBuf {
     /// The first `len` bytes, with whatever an earlier use left in them.
     pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
         let alignment = GRANULE_MAX as usize;
-        if self.bytes.len() < len + alignment {
-            self.bytes.resize(len + alignment, 0);
+        let want = len + alignment;
+        if self.bytes.len() < want {
+            // Exactly: what a lane may hold in memory is a promise.
+            self.bytes.reserve_exact(want - self.bytes.len());
+            self.bytes.resize(want, 0);
         }
         let start = self.bytes.as_ptr().align_offset(alignment);
         &mut self.bytes[start..start + len]

@@ -13,8 +13,12 @@ use super::LaneId;
 use super::block::{AlignedBuf, BlockFile};
 use super::error::Failure;
 
+mod measure;
+mod threads;
 mod uring;
 
+pub(crate) use measure::fastest;
+pub(crate) use threads::Threads;
 pub(crate) use uring::Uring;
 
 /// How a lane's batches are written; chosen when the journal is opened.
@@ -22,8 +26,12 @@ pub(crate) use uring::Uring;
 #[serde(rename_all = "snake_case", tag = "engine")]
 pub enum WriteEngine {
     /// One write at a time, by the lane's own thread.
-    Pwrite {
-        /// Why it is not io_uring; `None` where that was not wanted.
+    Pwrite,
+    /// Up to so many batches in flight, each written by a thread.
+    Threads {
+        /// How many.
+        in_flight_max: u32,
+        /// Why it is not io_uring.
         instead: Option<String>,
     },
     /// Up to so many batches in flight through io_uring.
@@ -86,15 +94,13 @@ pub(crate) trait Engine: Send {
 /// One system call after another.
 pub(crate) struct Pwrite {
     lane: LaneId,
-    instead: Option<String>,
     done: VecDeque<Done>,
 }
 
 impl Pwrite {
-    pub(crate) fn new(lane: LaneId, instead: Option<String>) -> Self {
+    pub(crate) fn new(lane: LaneId) -> Self {
         Self {
             lane,
-            instead,
             done: VecDeque::new(),
         }
     }
@@ -102,9 +108,7 @@ impl Pwrite {
 
 impl Engine for Pwrite {
     fn kind(&self) -> WriteEngine {
-        WriteEngine::Pwrite {
-            instead: self.instead.clone(),
-        }
+        WriteEngine::Pwrite
     }
 
     fn depth(&self) -> usize {

@@ -83,6 +83,7 @@ pub(crate) struct Lane {
     next_ticket: u64,
     /// Buffers between two uses.
     spare: Vec<AlignedBuf>,
+    buffer_bytes: usize,
 }
 
 /// The active segment as this lane holds it.
@@ -126,6 +127,7 @@ impl Lane {
             outstanding: VecDeque::new(),
             next_ticket: 0,
             spare: Vec::new(),
+            buffer_bytes: 0,
         }
     }
 
@@ -138,7 +140,7 @@ impl Lane {
             pos,
             len,
         } = active;
-        let mut buf = self.spare.pop().unwrap_or_default();
+        let mut buf = self.buffer(granule as usize);
         // Verified by recovery a moment ago; if it can't be read now, one at a time is right.
         let block = buf.slice(granule as usize);
         let window = match (file.read_at(block, 0), SegmentHeader::decode(block)) {
@@ -174,9 +176,19 @@ impl Lane {
         self.outstanding.len()
     }
 
-    /// Bytes of buffers between two uses.
-    pub(crate) fn spare_bytes(&self) -> usize {
-        self.spare.iter().map(AlignedBuf::capacity).sum()
+    /// Bytes of all buffers, those on their way to the device included.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.buffer_bytes as u64
+    }
+
+    /// A buffer of at least `len` bytes: one from between two uses, or a new one. There are never
+    /// more than may be in flight and one.
+    fn buffer(&mut self, len: usize) -> AlignedBuf {
+        let mut buf = self.spare.pop().unwrap_or_default();
+        let before = buf.capacity();
+        buf.slice(len);
+        self.buffer_bytes += buf.capacity() - before;
+        buf
     }
 
     /// Opens a new epoch, durably. On a full disk with no room left it is put off to the segment
@@ -257,9 +269,9 @@ impl Lane {
 
     /// Whether a batch with `body` bytes of records begins a new segment.
     pub(crate) fn begins_segment(&self, body: usize) -> bool {
-        self.active.as_ref().is_none_or(|active| {
-            active.pos + batch_size(body, active.granule) as u64 > active.len
-        })
+        self.active
+            .as_ref()
+            .is_none_or(|active| active.pos + batch_size(body, active.granule) as u64 > active.len)
     }
 
     /// Encodes `records` as one batch and puts it on its way. At most [`Lane::depth`] may be; if a
@@ -372,7 +384,7 @@ impl Lane {
             segment_len: prepared.len.into(),
             created_unix_ns: unix_ns().into(),
         };
-        let mut buf = self.spare.pop().unwrap_or_default();
+        let mut buf = self.buffer(prepared.granule as usize);
         let block = buf.slice(prepared.granule as usize);
         let check = header.encode(block);
         // Durable before the first batch: a batch behind a lost header could not be found.
@@ -407,18 +419,23 @@ impl Lane {
         now_unix_ns: u64,
         alone: bool,
     ) -> Result<(), Failure> {
-        let Some(active) = &mut self.active else {
+        let id = self.id;
+        let no_segment = || {
             let error = std::io::Error::other("no active segment");
-            return Err(Failure::of("write", self.id.name())(error));
+            Failure::of("write", id.name())(error)
+        };
+        let granule = self.active.as_ref().ok_or_else(no_segment)?.granule;
+        let body: usize = records.iter().map(|r| record_size(r.payload.len())).sum();
+        let size = batch_size(body, granule);
+        let mut buf = self.buffer(size);
+        let Some(active) = &mut self.active else {
+            return Err(no_segment());
         };
         let name = active.name.clone();
-        let body: usize = records.iter().map(|r| record_size(r.payload.len())).sum();
-        let size = batch_size(body, active.granule);
         let too_long = |_| Failure::of("encode", &name)(std::io::ErrorKind::InvalidInput.into());
         let total_len = u32::try_from(size).map_err(too_long)?;
         let body_len = u32::try_from(body).map_err(too_long)?;
         let count = u32::try_from(records.len()).map_err(too_long)?;
-        let mut buf = self.spare.pop().unwrap_or_default();
         let batch = buf.slice(size);
         let mut at = BATCH_HEADER_LEN;
         for (lsn, record) in (self.link.next_lsn..).zip(records) {

@@ -87,6 +87,10 @@ pub struct LaneStats {
     pub direct_io: DirectIo,
     /// How batches are written.
     pub engine: WriteEngine,
+    /// Buffers that batches are gathered in, bytes.
+    pub buffer_bytes: u64,
+    /// What they may grow to: one more than may be in flight, each of the largest batch.
+    pub buffer_bytes_max: u64,
 }
 
 /// Counters of both lanes.
@@ -104,6 +108,7 @@ struct Counters {
     records: u64,
     payload_bytes: u64,
     written_bytes: u64,
+    buffer_bytes: u64,
     refused: u64,
     since: Option<Instant>,
     sync: Histogram<u64>,
@@ -139,6 +144,7 @@ impl Shared {
             records: 0,
             payload_bytes: 0,
             written_bytes: 0,
+            buffer_bytes: 0,
             refused: 0,
             since: None,
             sync: histogram()?,
@@ -175,6 +181,7 @@ impl Shared {
         &self,
         at: Instant,
         bytes: u64,
+        buffer_bytes: u64,
         calls: impl Iterator<Item = (Instant, &'a [Record])>,
         oldest: Option<Instant>,
     ) {
@@ -183,6 +190,7 @@ impl Shared {
         let mut counters = lock(&self.counters);
         counters.commits += 1;
         counters.written_bytes += bytes;
+        counters.buffer_bytes = buffer_bytes;
         counters.since = oldest;
         let since = |begun| micros(now.saturating_duration_since(begun));
         counters.sync.saturating_record(since(at));
@@ -251,7 +259,9 @@ impl Shared {
             segments_ready: 0,
             space_low: false,
             direct_io: DirectIo::NotWanted,
-            engine: WriteEngine::Pwrite { instead: None },
+            engine: WriteEngine::Pwrite,
+            buffer_bytes: counters.buffer_bytes,
+            buffer_bytes_max: 0,
         }
     }
 }

@@ -40,6 +40,7 @@ fn pool_config(segment_len: u64) -> PoolConfig {
         patience: Duration::ZERO,
         space_retry: Duration::ZERO,
         in_flight_max: 4,
+        realtime: false,
         inline: true,
     }
 }
@@ -72,7 +73,10 @@ fn pending(payloads: &[Vec<u8>]) -> Vec<Pending<'_>> {
         unix_ns: 5,
         payload,
     };
-    payloads.iter().map(|payload| record(&payload[..])).collect()
+    payloads
+        .iter()
+        .map(|payload| record(&payload[..]))
+        .collect()
 }
 
 fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
@@ -116,6 +120,7 @@ fn small_config() -> JournalConfig {
         batch_bytes_max: 32 << 10,
         queue_bytes_max: 1 << 20,
         space_retry_ms: 2,
+        writer_realtime: false,
         writer_nice: 0,
         ..JournalConfig::default()
     }

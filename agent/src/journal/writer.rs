@@ -14,12 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::engine::{Wait, WriteEngine};
 use super::error::{Failure, JournalError};
-use super::format::{BATCH_HEADER_LEN, record_size};
+use super::format::{BATCH_HEADER_LEN, GRANULE_MAX, batch_size, record_size};
 use super::lane::{CommitError, Committed, Lane, Pending};
 use super::pool::Pool;
 use super::stats::{JournalHealth, Shared};
 use super::store::Lock;
-use super::{LaneId, Record, lock, unix_ns};
+use super::{LaneId, Record, lock, priority, unix_ns};
 use queue::Queue;
 
 mod queue;
@@ -48,11 +48,9 @@ struct Request {
     body: usize,
     priority: Priority,
     enqueued: Instant,
-    unix_ns: u64,
     reply: oneshot::Sender<Answer>,
-    /// This call's share of the queue's bytes and its place among the calls, until it is answered.
+    /// This call's share of the queue, until it is answered.
     _share: OwnedSemaphorePermit,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Request {
@@ -79,6 +77,7 @@ pub(crate) struct QueueLimits {
     pub(crate) batch_bytes_max: usize,
     pub(crate) reserve: u64,
     pub(crate) deadline: Duration,
+    pub(crate) realtime: bool,
     pub(crate) nice: i32,
 }
 
@@ -86,8 +85,8 @@ pub(crate) struct QueueLimits {
 pub(crate) struct LaneHandle {
     id: LaneId,
     queue: Arc<Queue<Request>>,
+    /// In bytes; a call takes at least the share that bounds the number of calls.
     share: Arc<Semaphore>,
-    places: Arc<Semaphore>,
     limits: QueueLimits,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Arc<Pool>,
@@ -110,7 +109,6 @@ impl LaneHandle {
             id,
             queue: queue.clone(),
             share: Arc::new(Semaphore::new(limits.bytes_max)),
-            places: Arc::new(Semaphore::new(limits.calls_max)),
             limits,
             shared: shared.clone(),
             pool: pool.clone(),
@@ -126,6 +124,10 @@ impl LaneHandle {
             queue,
             waiting: VecDeque::new(),
             pending: VecDeque::new(),
+            answered: 0,
+            returning: 1.0,
+            rounds: 0,
+            sync_time: Duration::ZERO,
             dead: None,
         };
         // Each thread keeps the directory's lock: it is free only when both have ended.
@@ -144,6 +146,25 @@ impl LaneHandle {
         Ok(handle)
     }
 
+    /// Most bytes that the lane's buffers may take.
+    pub(crate) fn buffer_bytes_max(&self) -> u64 {
+        let limits = &self.limits;
+        // A snapshot is one record; calls of the fast lane may have many.
+        let call = match self.id {
+            LaneId::Safe => record_size(limits.payload_max),
+            LaneId::Fast => limits.call_bytes_max.min(limits.bytes_max),
+        };
+        let largest = batch_size(limits.batch_bytes_max.max(call), GRANULE_MAX);
+        let depth = match self.engine {
+            WriteEngine::Pwrite => 1,
+            WriteEngine::Threads { in_flight_max, .. } | WriteEngine::IoUring { in_flight_max } => {
+                u64::from(in_flight_max)
+            }
+        };
+        // Each begins on a boundary of the largest granule, wherever its memory begins.
+        (depth + 1) * (largest as u64 + u64::from(GRANULE_MAX))
+    }
+
     /// Whether the lane takes records. A preparer that failed will end it at the next commit.
     pub(crate) fn health(&self) -> JournalHealth {
         if let Some(failure) = self.pool.failure() {
@@ -157,7 +178,10 @@ impl LaneHandle {
     pub(crate) async fn append(&self, records: Vec<Record>, priority: Priority) -> Answer {
         let lane = self.id;
         let deadline = self.limits.deadline;
-        match tokio::time::timeout(deadline, self.append_unbounded(records, priority)).await {
+        // The clock is read once a call: on some machines that costs more than the rest of it.
+        let enqueued = Instant::now();
+        let work = self.append_unbounded(records, priority, enqueued);
+        match tokio::time::timeout_at((enqueued + deadline).into(), work).await {
             Ok(answer) => answer,
             Err(_) => Err(JournalError::Deadline {
                 lane,
@@ -166,7 +190,12 @@ impl LaneHandle {
         }
     }
 
-    async fn append_unbounded(&self, records: Vec<Record>, priority: Priority) -> Answer {
+    async fn append_unbounded(
+        &self,
+        records: Vec<Record>,
+        priority: Priority,
+        enqueued: Instant,
+    ) -> Answer {
         let lane = self.id;
         let closed = || JournalError::Closed { lane };
         if records.is_empty() {
@@ -186,19 +215,12 @@ impl LaneHandle {
         if body > max {
             return Err(too_large(body, max));
         }
-        let bytes = u32::try_from(body).map_err(|_| too_large(body, max))?;
-        let unix_ns = unix_ns();
-        let enqueued = Instant::now();
+        let least = self.limits.bytes_max / self.limits.calls_max.max(1);
+        let bytes = u32::try_from(body.max(least)).map_err(|_| too_large(body, max))?;
         let share = self
             .share
             .clone()
             .acquire_many_owned(bytes)
-            .await
-            .map_err(|_| closed())?;
-        let place = self
-            .places
-            .clone()
-            .acquire_owned()
             .await
             .map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
@@ -208,12 +230,10 @@ impl LaneHandle {
             body,
             priority,
             enqueued,
-            unix_ns,
             reply,
             _share: share,
-            _place: place,
         };
-        if let Err(request) = self.queue.push(request) {
+        if let Err(request) = self.queue.push(request, body) {
             request.refuse(&self.shared, closed());
         }
         answer.await.map_err(|_| closed())?
@@ -279,9 +299,25 @@ struct Writer {
     waiting: VecDeque<Request>,
     /// As many as the lane has outstanding, in the same order.
     pending: VecDeque<Submitted>,
+    /// Calls answered since the last batch was begun.
+    answered: usize,
+    /// How many of those answered come back at once, 0 to 1, smoothed.
+    returning: f64,
+    rounds: u64,
+    /// What the last batch took on the device.
+    sync_time: Duration,
     /// Set once, by the first failure; every answer from then on.
     dead: Option<JournalError>,
 }
+
+/// Share of callers coming back from which it pays to wait for them.
+const RETURNING_MIN: f64 = 0.5;
+/// Otherwise it is tried once in so many batches whether they do.
+const RETURNING_PROBE: u64 = 64;
+/// The wait for them is this part of the device's time.
+const WELCOME_PART: u32 = 3;
+const WELCOME_MIN: Duration = Duration::from_micros(20);
+const WELCOME_MAX: Duration = Duration::from_micros(300);
 
 impl Drop for Writer {
     /// However the thread ends, nobody waits for an answer that won't come.
@@ -295,8 +331,11 @@ impl Writer {
     fn run(mut self) {
         self.raise_priority();
         loop {
+            if self.pending.is_empty() {
+                self.welcome_back();
+            }
             self.queue.take(&mut self.waiting);
-            while !self.waiting.is_empty() && self.has_room() {
+            while self.goes_now() {
                 let batch = self.gather();
                 self.serve(batch);
             }
@@ -310,16 +349,57 @@ impl Writer {
         }
     }
 
+    /// Whether what waits is to be submitted now: one batch if nothing is on its way; another
+    /// beside those that are only if it is large, because then bytes are the limit. Small ones
+    /// gather instead, and share a flush.
+    fn goes_now(&self) -> bool {
+        !self.waiting.is_empty()
+            && (self.dead.is_some()
+                || self.pending.is_empty()
+                || (self.has_room() && self.waiting_bytes() >= self.large()))
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.waiting.iter().map(|call| call.body).sum()
+    }
+
     fn has_room(&self) -> bool {
-        self.dead.is_some() || self.lane.outstanding() < self.lane.depth()
+        self.lane.outstanding() < self.lane.depth()
+    }
+
+    /// Bytes from which a batch is worth its own place on the device.
+    fn large(&self) -> usize {
+        self.limits.batch_bytes_max / 4 * 3
+    }
+
+    /// Lets the callers just answered come back, if such callers have been coming back: without
+    /// it the first of them would have the next flush to itself. Never longer than a part of
+    /// what the device took for the last batch, so what can be lost is bounded by that part.
+    fn welcome_back(&mut self) {
+        let expected = std::mem::take(&mut self.answered);
+        if expected == 0 || self.dead.is_some() {
+            return;
+        }
+        self.rounds += 1;
+        if self.returning < RETURNING_MIN && !self.rounds.is_multiple_of(RETURNING_PROBE) {
+            return;
+        }
+        let already = self.queue.len() + self.waiting.len();
+        let limit = (self.sync_time / WELCOME_PART).clamp(WELCOME_MIN, WELCOME_MAX);
+        self.queue.wait_for(expected + self.queue.len(), limit);
+        let came = (self.queue.len() + self.waiting.len()).saturating_sub(already);
+        let share = came as f64 / expected as f64;
+        self.returning += (share.min(1.0) - self.returning) / 8.0;
     }
 
     /// Waits for the oldest batch, or for more calls if there is room for them on the device.
     fn reap(&mut self) {
-        let dozing = self.has_room() && self.queue.doze();
+        // What waits already is too little for a batch beside those on their way.
+        let missing = self.large().saturating_sub(self.waiting_bytes()).max(1);
+        let dozing = self.has_room() && self.queue.doze(missing);
         let wait = match (dozing, self.has_room()) {
             (true, _) => Wait::DoneOrBell,
-            // Something waits already, and there is room: only see what is done.
+            // Enough waits already, and there is room: only see what is done.
             (false, true) => Wait::Not,
             (false, false) => Wait::Done,
         };
@@ -346,10 +426,13 @@ impl Writer {
 
     fn raise_priority(&self) {
         let nice = self.limits.nice;
-        // On Linux the call with the thread's own id moves this thread alone.
-        let own = rustix::thread::gettid();
-        if let Err(error) = rustix::process::setpriority_process(Some(own), nice) {
-            tracing::warn!(lane = %self.id, nice, %error, "journal writer keeps its priority");
+        if let Err(error) = priority::nice(nice) {
+            tracing::warn!(lane = %self.id, nice, %error, "journal writer keeps its niceness");
+        }
+        if self.limits.realtime
+            && let Err(error) = priority::realtime()
+        {
+            tracing::warn!(lane = %self.id, %error, "journal writer is not real-time");
         }
     }
 
@@ -359,7 +442,8 @@ impl Writer {
         let mut batch = Vec::new();
         let mut bytes = BATCH_HEADER_LEN;
         while let Some(next) = waiting.front() {
-            if !batch.is_empty() && bytes + next.body > self.limits.batch_bytes_max {
+            let full = bytes + next.body > self.limits.batch_bytes_max;
+            if full && !batch.is_empty() {
                 break;
             }
             bytes += next.body;
@@ -384,7 +468,7 @@ impl Writer {
             return;
         }
         let at = Instant::now();
-        match self.submit(&batch) {
+        match self.submit(&batch, at) {
             Ok(()) => {
                 if self.pending.is_empty() {
                     self.shared.begin(batch[0].enqueued);
@@ -428,32 +512,39 @@ impl Writer {
         outcomes
     }
 
-    fn submit(&mut self, batch: &[Request]) -> Result<(), CommitError> {
-        let records: Vec<Pending<'_>> = batch
-            .iter()
-            .flat_map(|request| {
-                request
-                    .records
-                    .iter()
-                    .map(|record| (request.unix_ns, record))
-            })
-            .map(|(unix_ns, record)| Pending {
+    fn submit(&mut self, batch: &[Request], at: Instant) -> Result<(), CommitError> {
+        let now = unix_ns();
+        let mut records = Vec::with_capacity(batch.len());
+        for request in batch {
+            // The time of the call, by one reading of the clock for all.
+            let age = at.saturating_duration_since(request.enqueued).as_nanos();
+            let unix_ns = now.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX));
+            records.extend(request.records.iter().map(|record| Pending {
                 kind: record.kind,
                 episode: record.episode,
                 unix_ns,
                 payload: &record.payload,
-            })
-            .collect();
-        let alone = self.lane.depth() == 1;
-        self.lane.submit(&records, unix_ns(), alone)
+            }));
+        }
+        // Nothing more will go before this one is back: then the call may do all of it, which
+        // is quicker than through a ring.
+        let bytes: usize = batch.iter().map(|call| call.body).sum();
+        let alone = self.pending.is_empty() && self.waiting.is_empty() && bytes < self.large();
+        self.lane.submit(&records, now, alone)
     }
 
-    fn acknowledge(&self, batch: Submitted, committed: Committed) {
+    fn acknowledge(&mut self, batch: Submitted, committed: Committed) {
+        self.sync_time = batch.at.elapsed();
+        self.answered += batch.calls.len();
         let oldest = self.pending.front().map(|next| next.calls[0].enqueued);
         self.shared.committed(
             batch.at,
             committed.bytes,
-            batch.calls.iter().map(|call| (call.enqueued, &call.records[..])),
+            self.lane.buffer_bytes(),
+            batch
+                .calls
+                .iter()
+                .map(|call| (call.enqueued, &call.records[..])),
             oldest,
         );
         let mut lsn = committed.first_lsn;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::load::Load;
 use super::ours::{Callers, Lane, Ours};
 use super::report::Target;
-use super::workloads::Fresh;
+use super::workloads::Slices;
 use super::{Bench, fio, median};
 
 /// What a commit may take at the 99th percentile beside two burners, microseconds.
@@ -70,12 +70,15 @@ pub(crate) fn tail_latency(bench: &mut Bench) -> anyhow::Result<()> {
     };
     let mut pairs: Vec<(Lane, Vec<f64>)> = vec![(Lane::Fast, vec![]), (Lane::Safe, vec![])];
     let mut device = Vec::new();
+    let mut slices = Slices::new(&bench.dir)?;
     for round in 0..bench.rounds {
         if !bench.has_time(Duration::from_secs(8)) {
             break;
         }
         let alone = fio::write(&bench.dir, ROW, bench.slice)?;
-        bench.report.sample(PART, "fio 8k, no burners", round, alone);
+        bench
+            .report
+            .sample(PART, "fio 8k, no burners", round, alone);
         device.push(alone.p99_us);
         let beside = {
             let _burners = Burners::start()?;
@@ -83,13 +86,17 @@ pub(crate) fn tail_latency(bench: &mut Bench) -> anyhow::Result<()> {
         };
         bench.report.sample(PART, "fio 8k", round, beside);
         for (lane, found) in &mut pairs {
-            let fresh = Fresh::new(&bench.dir)?;
-            let journal = Ours::open(&bench.runtime, &fresh.path, *lane, 64 << 20)?;
+            let dir = slices.fresh()?;
+            let journal = Ours::open(&bench.runtime, &dir, *lane, 64 << 20)?;
             let sample = {
                 let _burners = Burners::start()?;
                 journal.load(&bench.runtime, load, bench.slice, 25 << 20, Callers::Tasks)?
             };
+            let at_writer = journal.stats()?.append.p99_us;
             journal.close(&bench.runtime)?;
+            let fact =
+                json!({ "lane": lane.name(), "round": round, "p99_us_at_the_writer": at_writer });
+            bench.report.fact(PART, &fact);
             let subject = format!("4k_x1 {} lane", lane.name());
             bench.report.sample(PART, &subject, round, sample);
             found.push(sample.p99_us / P99_WANTED_US);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use super::Bench;
 use super::load::Load;
 use super::ours::{Callers, Lane, Ours};
 use super::report::Target;
-use super::Bench;
 
 const IMAGE_BYTES: u64 = 768 << 20;
 const PART: &str = "flushes";
@@ -38,7 +38,10 @@ impl Loop {
             mount: dir.join("ext4"),
             mounted: false,
         };
-        said("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0", &made.device])?;
+        said(
+            "mkfs.ext4",
+            &["-q", "-E", "lazy_itable_init=0", &made.device],
+        )?;
         std::fs::create_dir(&made.mount)?;
         let mount = made.mount.display().to_string();
         said("mount", &["-t", "ext4", &made.device, &mount])?;
@@ -152,7 +155,9 @@ fn one(
     let ours = after.1.written_bytes - before.1.written_bytes;
     let flushes = (after.0.1 - before.0.1) as f64 / batches;
     let beyond = (after.0.0 - before.0.0).saturating_sub(ours) as f64 / batches;
-    bench.report.sample(PART, "4k_x16 on a loop image", round, sample);
+    bench
+        .report
+        .sample(PART, "4k_x16 on a loop image", round, sample);
     let fact = json!({ "round": round, "batches": batches,
         "flushes_per_batch": flushes, "bytes_beyond_per_batch": beyond });
     bench.report.fact(PART, &fact);

@@ -109,5 +109,6 @@ fn measured(command: &mut Command, way: &str) -> anyhow::Result<Sample> {
         p50_us: at("50.000000")?,
         p99_us: at("99.000000")?,
         rotated: false,
+        memory: 0.0,
     })
 }

@@ -45,10 +45,10 @@ impl Limit {
         }
     }
 
-    /// Whether one more may be written.
-    pub(crate) fn go(&self) -> bool {
+    /// Whether one more may be written, at this time.
+    pub(crate) fn go(&self, now: Instant) -> bool {
         let one = |left: u64| left.checked_sub(1);
-        Instant::now() < self.until
+        now < self.until
             && self
                 .left
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one)
@@ -82,11 +82,14 @@ where
             first?;
             // Everyone's limit ends at the same time; each has its share of the bytes.
             let limit = Limit::new(slice, load, bytes_max / load.writers as u64);
-            while limit.go() {
+            // One reading of the clock ends one operation and begins the next.
+            let mut begun = Instant::now();
+            while limit.go(begun) {
                 next += 1;
-                let begun = Instant::now();
                 write(writer, next)?;
-                own.saturating_record(nanos(begun.elapsed()));
+                let ended = Instant::now();
+                own.saturating_record(nanos(ended - begun));
+                begun = ended;
             }
             Ok(own)
         };

@@ -125,7 +125,9 @@ impl Ours {
                 runtime.handle().block_on(self.write(payload.clone()))
             })?,
         };
-        sample.rotated = self.stats()?.segments_ready == 0;
+        let stats = self.stats()?;
+        sample.rotated = stats.segments_ready == 0;
+        sample.memory = stats.buffer_bytes as f64 / stats.buffer_bytes_max.max(1) as f64;
         Ok(sample)
     }
 
@@ -137,7 +139,11 @@ impl Ours {
         payload: Bytes,
     ) -> anyhow::Result<Sample> {
         let barrier = Arc::new(Barrier::new(load.writers + 1));
-        let limit = Arc::new(Limit::new(slice + Duration::from_millis(5), load, bytes_max));
+        let limit = Arc::new(Limit::new(
+            slice + Duration::from_millis(5),
+            load,
+            bytes_max,
+        ));
         let tasks: Vec<_> = (0..load.writers)
             .map(|_| {
                 let journal = self.journal.clone();
@@ -147,10 +153,12 @@ impl Ours {
                 tokio::spawn(async move {
                     let mut own = histogram()?;
                     barrier.wait().await;
-                    while limit.go() {
-                        let begun = Instant::now();
+                    let mut begun = Instant::now();
+                    while limit.go(begun) {
                         write(&journal, lane, payload.clone()).await?;
-                        own.saturating_record(nanos(begun.elapsed()));
+                        let ended = Instant::now();
+                        own.saturating_record(nanos(ended - begun));
+                        begun = ended;
                     }
                     anyhow::Ok(own)
                 })

@@ -108,7 +108,7 @@ pub(crate) fn okaywal(
     bytes_max: u64,
 ) -> anyhow::Result<Sample> {
     let log = Configuration::default_for(dir)
-        .preallocate_bytes(1 << 30)
+        .preallocate_bytes(512 << 20)
         .checkpoint_after_bytes(4 << 30)
         .buffer_bytes(256 << 10)
         .open(LogVoid)

@@ -37,7 +37,9 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         let read = fio::read(&file, bytes.min(512 << 20), ROW)?;
         bench.report.sample(PART, ROW.name, round, read);
         let opened = open(bench, &ours)?;
-        bench.report.sample(PART, "journal, opened for writing", round, opened);
+        bench
+            .report
+            .sample(PART, "journal, opened for writing", round, opened);
         against_fio.push(opened.bytes_per_s / read.bytes_per_s);
         if let Some(verified) = open_peer(&peer)? {
             let name = "raft-engine, opened and read";
@@ -83,7 +85,11 @@ fn open(bench: &Bench, dir: &Path) -> anyhow::Result<Sample> {
     if !recovered.corruption.is_empty() || !recovered.cuts.is_empty() {
         bail!("{recovered:?}");
     }
-    let sample = rate(recovered.snapshots.len() as u64, recovered.bytes_verified, took);
+    let sample = rate(
+        recovered.snapshots.len() as u64,
+        recovered.bytes_verified,
+        took,
+    );
     bench.runtime.block_on(journal.close())?;
     Ok(sample)
 }
@@ -97,6 +103,7 @@ fn rate(ops: u64, bytes: u64, took: Duration) -> Sample {
         p50_us: seconds * 1e6,
         p99_us: seconds * 1e6,
         rotated: false,
+        memory: 0.0,
     }
 }
 

@@ -104,9 +104,8 @@ impl Report {
         );
         for key in self.rows.iter().filter(|key| key.0 == part) {
             let samples = &self.samples[key];
-            let of = |value: fn(&Sample) -> f64| {
-                median(&samples.iter().map(value).collect::<Vec<_>>())
-            };
+            let of =
+                |value: fn(&Sample) -> f64| median(&samples.iter().map(value).collect::<Vec<_>>());
             let mark = if samples.iter().any(|s| s.rotated) {
                 " (rotated)"
             } else {

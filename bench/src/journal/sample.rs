@@ -20,6 +20,8 @@ pub struct Sample {
     pub p99_us: f64,
     /// The log had to begin a new segment in the middle.
     pub rotated: bool,
+    /// The journal's buffers as a share of what they may grow to; 0 for others.
+    pub memory: f64,
 }
 
 impl Sample {
@@ -34,6 +36,7 @@ impl Sample {
             p50_us: latencies_ns.value_at_quantile(0.5) as f64 / 1e3,
             p99_us: latencies_ns.value_at_quantile(0.99) as f64 / 1e3,
             rotated: false,
+            memory: 0.0,
         }
     }
 }

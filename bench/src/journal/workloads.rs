@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::load::Load;
 use super::ours::{Callers, Lane, Ours};
+use super::report::Target;
 use super::{Bench, Sample, fio, target};
 
 /// One load, and what it must reach.
@@ -53,7 +54,7 @@ const TARGETS: [Workload; 6] = [
         fio: Some((row("fio 8k", 8 * KIB, 1), Share::Operations, 0.92)),
         raft: None,
         okaywal: None,
-        segment_mib: 128,
+        segment_mib: 64,
     },
     Workload {
         name: "4k_x16",
@@ -62,7 +63,7 @@ const TARGETS: [Workload; 6] = [
         fio: Some((row("fio 64k", 64 * KIB, 1), Share::Bytes, 0.75)),
         raft: Some(2.5),
         okaywal: Some(2.2),
-        segment_mib: 256,
+        segment_mib: 128,
     },
     Workload {
         name: "4k_x64",
@@ -71,7 +72,7 @@ const TARGETS: [Workload; 6] = [
         fio: Some((row("fio 256k", 256 * KIB, 1), Share::Bytes, 0.65)),
         raft: Some(2.5),
         okaywal: Some(2.2),
-        segment_mib: 512,
+        segment_mib: 256,
     },
     Workload {
         name: "256b_x64",
@@ -111,12 +112,26 @@ const OTHERS: [(&str, Lane, Load, Callers, u64); 11] = [
     ("4k_x1", Lane::Fast, load(1, 4 * KIB), Callers::Tasks, 128),
     ("4k_x16", Lane::Fast, load(16, 4 * KIB), Callers::Tasks, 256),
     ("4k_x64", Lane::Fast, load(64, 4 * KIB), Callers::Tasks, 512),
-    ("4k_x64", Lane::Safe, load(64, 4 * KIB), Callers::Threads, 512),
+    (
+        "4k_x64",
+        Lane::Safe,
+        load(64, 4 * KIB),
+        Callers::Threads,
+        512,
+    ),
     ("64k_x1", Lane::Safe, load(1, 64 * KIB), Callers::Tasks, 512),
-    ("64k_x16", Lane::Safe, load(16, 64 * KIB), Callers::Tasks, 512),
+    (
+        "64k_x16",
+        Lane::Safe,
+        load(16, 64 * KIB),
+        Callers::Tasks,
+        512,
+    ),
     ("1m_x1", Lane::Safe, load(1, 1_000_000), Callers::Tasks, 512),
 ];
 
+/// Records from which the memory for batches is asked about.
+const MEMORY_FROM: usize = 64 * KIB;
 /// Time that a round takes at most, kept for the parts that follow.
 const KEPT: Duration = Duration::from_secs(40);
 const KEPT_QUICK: Duration = Duration::from_secs(14);
@@ -137,10 +152,12 @@ pub(crate) fn run(bench: &mut Bench, wanted: &dyn Fn(&str) -> bool) -> anyhow::R
 impl Workload {
     fn run(&self, bench: &mut Bench) -> anyhow::Result<()> {
         let mut rounds: Vec<Vec<(&'static str, Sample)>> = Vec::new();
+        let mut slices = Slices::new(&bench.dir)?;
         let keep = if bench.quick { KEPT_QUICK } else { KEPT };
         for round in 0..bench.rounds {
             if !bench.has_time(keep) {
-                let said = json!({ "left_out": format!("rounds from {round} on, for want of time") });
+                let said =
+                    json!({ "left_out": format!("rounds from {round} on, for want of time") });
                 bench.report.fact(self.name, &said);
                 break;
             }
@@ -156,7 +173,7 @@ impl Workload {
             let mut samples = Vec::new();
             for subject in subjects {
                 let sample = self
-                    .slice(bench, subject)
+                    .slice(bench, &mut slices, subject)
                     .with_context(|| format!("{} of {subject}", self.name))?;
                 bench.report.sample(self.name, subject, round, sample);
                 samples.push((subject, sample));
@@ -167,11 +184,23 @@ impl Workload {
         Ok(())
     }
 
-    fn slice(&self, bench: &Bench, subject: &str) -> anyhow::Result<Sample> {
+    fn slice(&self, bench: &Bench, slices: &mut Slices, subject: &str) -> anyhow::Result<Sample> {
         let bytes_max = (self.segment_mib << 20) / 10 * 9;
         match subject {
-            "journal" => ours(bench, self.lane, self.load, Callers::Tasks, self.segment_mib),
-            "raft-engine" | "okaywal" => peer(bench, subject, self.load, bytes_max),
+            "journal" => {
+                let dir = slices.fresh()?;
+                ours(
+                    bench,
+                    &dir,
+                    self.lane,
+                    self.load,
+                    Callers::Tasks,
+                    self.segment_mib,
+                )
+            }
+            "raft-engine" | "okaywal" => {
+                peer(bench, &slices.fresh()?, subject, self.load, bytes_max)
+            }
             _ => {
                 let (row, ..) = self.fio.as_ref().context("a row of fio")?;
                 fio::write(&bench.dir, *row, bench.slice)
@@ -182,7 +211,10 @@ impl Workload {
     fn conclude(&self, bench: &mut Bench, rounds: &[Vec<(&'static str, Sample)>]) {
         let ratios = |other: &str, of: fn(&Sample) -> f64| -> Vec<f64> {
             let find = |round: &[(&str, Sample)], name: &str| {
-                round.iter().find(|(subject, _)| *subject == name).map(|(_, s)| of(s))
+                round
+                    .iter()
+                    .find(|(subject, _)| *subject == name)
+                    .map(|(_, s)| of(s))
             };
             rounds
                 .iter()
@@ -204,6 +236,19 @@ impl Workload {
                 found.push(target(&name, ratios(peer, |s| s.per_s), wanted));
             }
         }
+        let held = |round: &Vec<(&str, Sample)>| {
+            let ours = round.iter().find(|(subject, _)| *subject == "journal");
+            ours.map(|(_, sample)| sample.memory)
+        };
+        if self.load.bytes >= MEMORY_FROM {
+            found.push(Target {
+                name: format!("{}_buffers_vs_bound", self.name),
+                pairs: rounds.iter().filter_map(held).collect(),
+                target: 1.0,
+                lower_is_better: true,
+                note: serde_json::Value::Null,
+            });
+        }
         for target in found {
             bench.report.target(target);
         }
@@ -212,16 +257,21 @@ impl Workload {
 }
 
 fn others(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut slices = Slices::new(&bench.dir)?;
     for round in 0..3 {
         for (name, lane, load, callers, segment_mib) in OTHERS {
             if !bench.has_time(KEPT) {
                 return Ok(());
             }
-            let sample = ours(bench, lane, load, callers, segment_mib)?;
+            let sample = ours(bench, &slices.fresh()?, lane, load, callers, segment_mib)?;
             let subject = format!(
                 "{name} {} lane{}",
                 lane.name(),
-                if callers == Callers::Threads { ", threads" } else { "" }
+                if callers == Callers::Threads {
+                    ", threads"
+                } else {
+                    ""
+                }
             );
             bench.report.sample("others", &subject, round, sample);
         }
@@ -232,17 +282,21 @@ fn others(bench: &mut Bench) -> anyhow::Result<()> {
 
 fn ours(
     bench: &Bench,
+    dir: &Path,
     lane: Lane,
     load: Load,
     callers: Callers,
     segment_mib: u64,
 ) -> anyhow::Result<Sample> {
-    let fresh = Fresh::new(&bench.dir)?;
     let segment = segment_mib << 20;
-    let journal = Ours::open(&bench.runtime, &fresh.path, lane, segment)?;
+    let journal = Ours::open(&bench.runtime, dir, lane, segment)?;
     // A lone record fills whole blocks, many share them: the smaller of both bounds.
     let lone = (load.bytes + 176).next_multiple_of(4096) as u64;
-    let share = if load.writers == 1 { lone } else { load.bytes as u64 + 1200 };
+    let share = if load.writers == 1 {
+        lone
+    } else {
+        load.bytes as u64 + 1200
+    };
     let bytes_max = segment / 10 * 9 / share * load.bytes as u64;
     let sample = journal.load(&bench.runtime, load, bench.slice, bytes_max, callers)?;
     journal.close(&bench.runtime)?;
@@ -250,36 +304,54 @@ fn ours(
 }
 
 #[cfg(feature = "peers")]
-fn peer(bench: &Bench, name: &str, load: Load, bytes_max: u64) -> anyhow::Result<Sample> {
-    let fresh = Fresh::new(&bench.dir)?;
+fn peer(
+    bench: &Bench,
+    dir: &Path,
+    name: &str,
+    load: Load,
+    bytes_max: u64,
+) -> anyhow::Result<Sample> {
     match name {
-        "raft-engine" => super::peers::raft(&fresh.path, load, bench.slice, bytes_max),
-        _ => super::peers::okaywal(&fresh.path, load, bench.slice, bytes_max),
+        "raft-engine" => super::peers::raft(dir, load, bench.slice, bytes_max),
+        _ => super::peers::okaywal(dir, load, bench.slice, bytes_max),
     }
 }
 
 #[cfg(not(feature = "peers"))]
-fn peer(_: &Bench, name: &str, _: Load, _: u64) -> anyhow::Result<Sample> {
+fn peer(_: &Bench, _: &Path, name: &str, _: Load, _: u64) -> anyhow::Result<Sample> {
     anyhow::bail!("{name} is measured with `--features peers` only")
 }
 
-/// A directory for one slice, removed with everything in it.
-pub(crate) struct Fresh {
-    pub(crate) path: PathBuf,
+/// Directories of slices, a new one for each. They are removed together, when nothing is being
+/// measured: the filesystem discards what is freed, and the device works on that for seconds.
+pub(crate) struct Slices {
+    root: PathBuf,
+    count: usize,
 }
 
-impl Fresh {
+impl Slices {
     pub(crate) fn new(dir: &Path) -> anyhow::Result<Self> {
-        let path = dir.join("slice");
+        let root = dir.join("slices");
+        std::fs::create_dir(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        Ok(Self { root, count: 0 })
+    }
+
+    pub(crate) fn fresh(&mut self) -> anyhow::Result<PathBuf> {
+        self.count += 1;
+        let path = self.root.join(self.count.to_string());
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path })
+        Ok(path)
     }
 }
 
-impl Drop for Fresh {
+impl Drop for Slices {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("cannot remove {}: {error}", self.path.display());
+        let settled = std::fs::remove_dir_all(&self.root).and_then(|()| {
+            let above = self.root.parent().unwrap_or(&self.root);
+            Ok(rustix::fs::syncfs(std::fs::File::open(above)?)?)
+        });
+        if let Err(error) = settled {
+            eprintln!("cannot remove {}: {error}", self.root.display());
         }
     }
 }

@@ -456,12 +456,12 @@ impl Disk for SimDisk {
         }
     }
 
-    fn engine(&self, lane: LaneId, in_flight_max: u32) -> Box<dyn Engine> {
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
         let mut state = lock(&self.state);
         if state.several && lane == LaneId::Safe {
-            Box::new(SimEngine::new(in_flight_max, state.rng.next()))
+            vec![Box::new(SimEngine::new(in_flight_max, state.rng.next()))]
         } else {
-            Box::new(Pwrite::new(lane, None))
+            vec![Box::new(Pwrite::new(lane))]
         }
     }
 }

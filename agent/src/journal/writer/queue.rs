@@ -3,7 +3,9 @@
 //! A caller wakes the writer only if it sleeps; while it works, calls gather behind it for free.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::super::engine::Bell;
 use super::super::lock;
@@ -12,14 +14,15 @@ use super::super::lock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sleep {
     Awake,
-    /// In [`Queue::wait`].
-    Parked,
-    /// In the engine, for a write to be done or for the bell.
-    Engine,
+    /// In [`Queue::wait`] or [`Queue::wait_for`], for so many calls.
+    Parked(usize),
+    /// In the engine, for a write to be done or, with so many bytes waiting, for the bell.
+    Engine(usize),
 }
 
 struct State<T> {
     waiting: VecDeque<T>,
+    bytes: usize,
     closed: bool,
     sleep: Sleep,
 }
@@ -28,6 +31,8 @@ struct State<T> {
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     pushed: Condvar,
+    /// Length of `waiting`, to be watched without the lock.
+    len: AtomicUsize,
     bell: Option<Arc<dyn Bell>>,
 }
 
@@ -36,38 +41,57 @@ impl<T> Queue<T> {
         Self {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
+                bytes: 0,
                 closed: false,
                 sleep: Sleep::Awake,
             }),
             pushed: Condvar::new(),
+            len: AtomicUsize::new(0),
             bell,
         }
     }
 
     /// Gives the item back if the queue is closed.
-    pub(crate) fn push(&self, item: T) -> Result<(), T> {
+    pub(crate) fn push(&self, item: T, bytes: usize) -> Result<(), T> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(item);
         }
         state.waiting.push_back(item);
-        let slept = std::mem::replace(&mut state.sleep, Sleep::Awake);
-        drop(state);
-        self.wake(slept);
+        state.bytes += bytes;
+        let len = state.waiting.len();
+        self.len.store(len, Ordering::Release);
+        let slept = state.sleep;
+        let enough = match slept {
+            Sleep::Awake => false,
+            Sleep::Parked(calls) => len >= calls,
+            Sleep::Engine(bytes) => state.bytes >= bytes,
+        };
+        if enough {
+            state.sleep = Sleep::Awake;
+            drop(state);
+            self.wake(slept);
+        }
         Ok(())
     }
 
     fn wake(&self, slept: Sleep) {
         match (slept, &self.bell) {
-            (Sleep::Parked, _) => self.pushed.notify_one(),
-            (Sleep::Engine, Some(bell)) => bell.ring(),
-            (Sleep::Awake, _) | (Sleep::Engine, None) => {}
+            (Sleep::Parked(_), _) => self.pushed.notify_one(),
+            (Sleep::Engine(_), Some(bell)) => bell.ring(),
+            (Sleep::Awake, _) | (Sleep::Engine(_), None) => {}
         }
     }
 
     /// Moves everything that waits to `into`.
     pub(crate) fn take(&self, into: &mut VecDeque<T>) {
-        into.append(&mut lock(&self.state).waiting);
+        if self.len.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut state = lock(&self.state);
+        into.append(&mut state.waiting);
+        state.bytes = 0;
+        self.len.store(0, Ordering::Release);
     }
 
     /// Waits until something is there; `false` if it is closed and empty.
@@ -81,20 +105,49 @@ impl<T> Queue<T> {
             if state.closed {
                 return false;
             }
-            state.sleep = Sleep::Parked;
+            state.sleep = Sleep::Parked(1);
             let woken = self.pushed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Announces that the writer goes to sleep in the engine; `false` if something waits already.
-    pub(crate) fn doze(&self) -> bool {
-        let mut state = lock(&self.state);
-        let empty = state.waiting.is_empty();
-        if empty {
-            state.sleep = Sleep::Engine;
+    /// Waits until `calls` are there, not longer than `limit`; a few are watched for awake, which
+    /// costs less than to sleep and be woken.
+    pub(crate) fn wait_for(&self, calls: usize, limit: Duration) {
+        let until = Instant::now() + limit;
+        if calls <= WATCHED_MAX {
+            while self.len.load(Ordering::Acquire) < calls && Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            return;
         }
-        empty
+        let mut state = lock(&self.state);
+        while state.waiting.len() < calls && !state.closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state.sleep = Sleep::Parked(calls);
+            let woken = self.pushed.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.sleep = Sleep::Awake;
+    }
+
+    /// Calls waiting.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Announces that the writer goes to sleep in the engine until `bytes` wait; `false` if they
+    /// do already.
+    pub(crate) fn doze(&self, bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        let fewer = state.bytes < bytes && !state.closed;
+        if fewer {
+            state.sleep = Sleep::Engine(bytes);
+        }
+        fewer
     }
 
     /// The writer is up again.
@@ -117,3 +170,6 @@ impl<T> Queue<T> {
         lock(&self.state).waiting.clear();
     }
 }
+
+/// Most calls that are watched for awake.
+const WATCHED_MAX: usize = 16;

@@ -57,10 +57,8 @@ impl SimEngine {
                 failed,
                 ..
             } = self.in_flight.swap_remove(at);
-            let result = failed.map_or_else(
-                || whole(written, write.len, &write.name, write.offset),
-                Err,
-            );
+            let result =
+                failed.map_or_else(|| whole(written, write.len, &write.name, write.offset), Err);
             self.done.push_back(Done {
                 ticket,
                 buf: write.buf,
