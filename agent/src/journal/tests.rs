@@ -9,6 +9,7 @@
 
 mod crash;
 mod damage;
+mod engines;
 mod faults;
 mod golden;
 mod real;

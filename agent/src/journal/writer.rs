@@ -22,7 +22,7 @@ use super::store::Lock;
 use super::{LaneId, Record, lock, priority, unix_ns};
 use queue::Queue;
 
-mod queue;
+pub(crate) mod queue;
 
 /// Who may use the reserve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
