@@ -47,19 +47,28 @@ pub(crate) struct Ours {
 /// Longest wait until two segments are zeroed.
 const PREPARE_MAX: Duration = Duration::from_secs(60);
 
-pub(crate) fn config(dir: &Path, lane: Lane, segment_bytes: u64) -> JournalConfig {
+pub(crate) fn config(dir: &Path, lane: Lane, segment_bytes: u64) -> anyhow::Result<JournalConfig> {
     const MIB: u64 = 1 << 20;
     let (fast, safe) = match lane {
         Lane::Fast => (segment_bytes, 16 * MIB),
         Lane::Safe => (4 * MIB, segment_bytes),
     };
-    JournalConfig {
+    let config = JournalConfig {
         dir: dir.to_owned(),
         fast_segment_bytes: fast,
         safe_segment_bytes: safe,
         segments_ahead: 1,
         ..JournalConfig::default()
+    };
+    // Bounds of the history, by name: a version that has them asks for a few segments, and these
+    // segments are larger than anybody's.
+    let mut fields = serde_json::to_value(config)?;
+    for name in ["fast_keep_bytes", "safe_keep_bytes"] {
+        if let Some(bytes) = fields.get_mut(name) {
+            *bytes = (1_u64 << 40).into();
+        }
     }
+    Ok(serde_json::from_value(fields)?)
 }
 
 impl Ours {
@@ -70,7 +79,7 @@ impl Ours {
         lane: Lane,
         segment_bytes: u64,
     ) -> anyhow::Result<Self> {
-        let (journal, _) = Journal::open(&config(dir, lane, segment_bytes))
+        let (journal, _) = Journal::open(&config(dir, lane, segment_bytes)?)
             .with_context(|| format!("cannot open a journal in {}", dir.display()))?;
         let ours = Self { journal, lane };
         let until = Instant::now() + PREPARE_MAX;

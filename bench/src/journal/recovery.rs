@@ -79,8 +79,9 @@ fn fill(bench: &Bench, dir: &Path, bytes: u64) -> anyhow::Result<()> {
 }
 
 fn open(bench: &Bench, dir: &Path) -> anyhow::Result<Sample> {
+    let config = config(dir, Lane::Safe, SEGMENT)?;
     let begun = Instant::now();
-    let (journal, recovered) = Journal::open(&config(dir, Lane::Safe, SEGMENT))?;
+    let (journal, recovered) = Journal::open(&config)?;
     let took = begun.elapsed();
     if !recovered.corruption.is_empty() || !recovered.cuts.is_empty() {
         bail!("{recovered:?}");

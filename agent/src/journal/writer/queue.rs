@@ -116,8 +116,15 @@ impl<T> Queue<T> {
     pub(crate) fn wait_for(&self, calls: usize, limit: Duration) {
         let until = Instant::now() + limit;
         if calls <= WATCHED_MAX {
-            while self.len.load(Ordering::Acquire) < calls && Instant::now() < until {
-                std::hint::spin_loop();
+            // Between two looks at the clock, which may cost more than many looks at the queue.
+            const LOOKS: usize = 32;
+            while Instant::now() < until {
+                for _ in 0..LOOKS {
+                    if self.len.load(Ordering::Acquire) >= calls {
+                        return;
+                    }
+                    std::hint::spin_loop();
+                }
             }
             return;
         }
