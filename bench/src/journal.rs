@@ -168,11 +168,11 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-pub(crate) fn target(name: &str, pairs: Vec<f64>, target: f64) -> Target {
+pub(crate) fn target(name: &str, pairs: Vec<f64>, wanted: f64) -> Target {
     Target {
         name: name.to_owned(),
         pairs,
-        target,
+        wanted,
         lower_is_better: false,
         note: json!(null),
     }

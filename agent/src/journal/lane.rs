@@ -161,6 +161,10 @@ impl Lane {
         });
     }
 
+    pub(crate) fn id(&self) -> LaneId {
+        self.id
+    }
+
     pub(crate) fn engine(&self) -> &dyn Engine {
         self.engine.as_ref()
     }

@@ -111,7 +111,7 @@ pub(crate) fn tail_latency(bench: &mut Bench) -> anyhow::Result<()> {
             bench.report.target(Target {
                 name: format!("4k_x1_{}_p99_{when}_vs_400us", lane.name()),
                 pairs,
-                target: 1.0,
+                wanted: 1.0,
                 lower_is_better: true,
                 note: fio.clone(),
             });

@@ -121,7 +121,7 @@ pub(crate) fn flushes(bench: &mut Bench) -> anyhow::Result<()> {
             bench.report.target(Target {
                 name: format!("{what}_{}", lane.name()),
                 pairs,
-                target: wanted,
+                wanted,
                 lower_is_better: true,
                 note: Value::Null,
             });

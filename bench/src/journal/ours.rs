@@ -45,7 +45,7 @@ pub(crate) struct Ours {
 }
 
 /// Longest wait until two segments are zeroed.
-const PREPARE_MAX: Duration = Duration::from_secs(60);
+const PREPARE_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) fn config(dir: &Path, lane: Lane, segment_bytes: u64) -> anyhow::Result<JournalConfig> {
     const MIB: u64 = 1 << 20;

@@ -13,7 +13,7 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// One ratio a round.
     pub(crate) pairs: Vec<f64>,
-    pub(crate) target: f64,
+    pub(crate) wanted: f64,
     pub(crate) lower_is_better: bool,
     /// What a reader of the figure must know; `null` for nothing.
     pub(crate) note: Value,
@@ -26,9 +26,9 @@ impl Target {
 
     pub(crate) fn met(&self) -> bool {
         if self.lower_is_better {
-            self.ratio() <= self.target
+            self.ratio() <= self.wanted
         } else {
-            self.ratio() >= self.target
+            self.ratio() >= self.wanted
         }
     }
 }
@@ -152,7 +152,7 @@ impl Report {
                 target.name,
                 target.ratio(),
                 format!("{lowest:.2}-{highest:.2}"),
-                format!("{sign} {:.2}", target.target),
+                format!("{sign} {:.2}", target.wanted),
                 if target.met() { "met" } else { "missed" }
             );
         }
@@ -164,7 +164,7 @@ impl Report {
 fn object(target: &Target) -> Value {
     let mut value = json!({
         "ratio": round(target.ratio()),
-        "target": target.target,
+        "target": target.wanted,
         "lower_is_better": target.lower_is_better,
         "met": target.met(),
         "pairs": target.pairs.iter().map(|pair| round(*pair)).collect::<Vec<_>>(),

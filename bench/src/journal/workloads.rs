@@ -244,7 +244,7 @@ impl Workload {
             found.push(Target {
                 name: format!("{}_buffers_vs_bound", self.name),
                 pairs: rounds.iter().filter_map(held).collect(),
-                target: 1.0,
+                wanted: 1.0,
                 lower_is_better: true,
                 note: serde_json::Value::Null,
             });
@@ -291,13 +291,13 @@ fn ours(
     let segment = segment_mib << 20;
     let journal = Ours::open(&bench.runtime, dir, lane, segment)?;
     // A lone record fills whole blocks, many share them: the smaller of both bounds.
-    let lone = (load.bytes + 176).next_multiple_of(4096) as u64;
-    let share = if load.writers == 1 {
-        lone
+    let alone = (load.bytes + 176).next_multiple_of(4096) as u64;
+    let each = if load.writers == 1 {
+        alone
     } else {
         load.bytes as u64 + 1200
     };
-    let bytes_max = segment / 10 * 9 / share * load.bytes as u64;
+    let bytes_max = segment / 10 * 9 / each * load.bytes as u64;
     let sample = journal.load(&bench.runtime, load, bench.slice, bytes_max, callers)?;
     journal.close(&bench.runtime)?;
     Ok(sample)
