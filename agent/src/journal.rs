@@ -28,12 +28,14 @@ use serde::{Deserialize, Serialize};
 
 mod block;
 mod config;
+mod engine;
 mod error;
 mod fast;
 mod format;
 mod inspect;
 mod lane;
 mod pool;
+mod priority;
 mod reader;
 mod recover;
 mod repair;
@@ -47,6 +49,7 @@ mod writer;
 
 pub use block::DirectIo;
 pub use config::JournalConfig;
+pub use engine::WriteEngine;
 pub use error::JournalError;
 pub use format::Damage;
 pub use inspect::{Inspection, LaneReport, SegmentReport, SegmentUse, inspect};
@@ -476,6 +479,8 @@ fn lane_stats(lane: &LaneHandle) -> LaneStats {
         segments_ready: space.ready_segments as u64,
         space_low: space.full,
         direct_io: lane.pool.direct(),
+        engine: lane.engine.clone(),
+        buffer_bytes_max: lane.buffer_bytes_max(),
         ..lane.shared.stats()
     }
 }
@@ -486,6 +491,8 @@ fn pool_config(config: &JournalConfig, segment_len: u64) -> PoolConfig {
         ahead: config.segments_ahead as usize,
         patience: Duration::from_millis(config.deadline_ms),
         space_retry: Duration::from_millis(config.space_retry_ms),
+        in_flight_max: config.in_flight_max,
+        realtime: config.writer_realtime,
         inline: false,
     }
 }
@@ -511,6 +518,7 @@ fn limits(config: &JournalConfig, lane: LaneId) -> QueueLimits {
         batch_bytes_max: bytes(config.batch_bytes_max).min(room),
         reserve,
         deadline: Duration::from_millis(config.deadline_ms),
+        realtime: config.writer_realtime,
         nice: config.writer_nice,
     }
 }

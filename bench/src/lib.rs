@@ -1,1 +1,3 @@
 //! Benchmarks of Paramedic against its limits and its peers.
+
+pub mod journal;

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: one enum of commands, a module each.
 
+mod bench;
 mod build;
 mod demo;
 mod journal;
@@ -40,6 +41,15 @@ enum Command {
     },
     /// A real fault, a real alert, a real cure, told as it happens
     Demo(demo::Demo),
+    /// Measure against the machine's limits and the peers
+    Bench {
+        /// What to measure
+        #[arg(value_enum)]
+        what: bench::What,
+        /// Passed on: `--json`, `--quick`, `--only NAME`, `--dir DIR`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Run a command as root on another kernel, on this machine's files, read-only
     Vm {
         /// Which kernel
@@ -100,6 +110,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Test { part } => {
             setup::setup(&setup::Part::ALL)?;
             test::test(part)
+        }
+        Command::Bench { what, args } => {
+            setup::setup(&[setup::Part::Bench])?;
+            bench::bench(what, &args)
         }
         Command::Vm {
             kernel,

@@ -25,10 +25,12 @@ pub enum Part {
     Vm,
     /// Prometheus, Alertmanager, node exporter, faults.
     Stack,
+    /// Benchmarks; installed by them alone.
+    Bench,
 }
 
 impl Part {
-    /// Everything.
+    /// What building, testing and the demo need.
     pub const ALL: [Self; 3] = [Self::Bpf, Self::Vm, Self::Stack];
 
     fn packages(self) -> &'static [&'static str] {
@@ -53,6 +55,7 @@ impl Part {
                 "iproute2",
             ],
             Self::Stack => &["stress-ng"],
+            Self::Bench => &["fio", "e2fsprogs"],
         }
     }
 }

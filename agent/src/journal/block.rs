@@ -6,12 +6,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, FallocateFlags, StatxFlags};
 use serde::Serialize;
 
+use super::LaneId;
+use super::engine::{Engine, Pwrite, Threads, Uring};
 use super::format::{GRANULE_MAX, GRANULE_MIN};
 
 #[cfg(test)]
@@ -66,6 +69,10 @@ pub(crate) trait BlockFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// What became of direct I/O on this handle.
     fn direct(&self) -> DirectIo;
+    /// For io_uring; `None` where there is no descriptor. Valid as long as the file is.
+    fn raw_fd(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 /// A flat directory of files. Names are our own; no path ever comes from outside.
@@ -82,6 +89,12 @@ pub(crate) trait Disk: Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// fsync of the directory: names are durable after it, not before.
     fn sync_dir(&self) -> io::Result<()>;
+    /// The ways in which a lane's batches can be written here, at most `in_flight_max` of them at
+    /// once; the one to be taken unless another is measured to be faster comes first.
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
+        let _ = in_flight_max;
+        vec![Box::new(Pwrite::new(lane))]
+    }
 }
 
 /// The granule for new segments on a file like this one: never below a page.
@@ -201,6 +214,25 @@ impl Disk for RealDisk {
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
+
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
+        // The fast lane needs its fdatasync between two batches.
+        if lane.access() != Access::Direct || in_flight_max < 2 {
+            return vec![Box::new(Pwrite::new(lane))];
+        }
+        match Uring::new(lane, in_flight_max) {
+            Ok(ring) => {
+                let slower = Some("measured to be faster".to_owned());
+                let threads = Threads::new(lane, in_flight_max, slower);
+                vec![Box::new(ring), Box::new(threads)]
+            }
+            Err(error) => {
+                tracing::info!(%lane, %error, "no io_uring: the journal writes by threads");
+                let refused = Some(error.to_string());
+                vec![Box::new(Threads::new(lane, in_flight_max, refused))]
+            }
+        }
+    }
 }
 
 struct RealFile {
@@ -244,6 +276,10 @@ impl BlockFile for RealFile {
     fn direct(&self) -> DirectIo {
         self.direct.clone()
     }
+
+    fn raw_fd(&self) -> Option<RawFd> {
+        Some(self.file.as_raw_fd())
+    }
 }
 
 /// A reusable buffer whose bytes begin on a boundary of [`GRANULE_MAX`]; grows, never shrinks.
@@ -262,11 +298,19 @@ impl AlignedBuf {
     /// The first `len` bytes, with whatever an earlier use left in them.
     pub(crate) fn slice(&mut self, len: usize) -> &mut [u8] {
         let alignment = GRANULE_MAX as usize;
-        if self.bytes.len() < len + alignment {
-            self.bytes.resize(len + alignment, 0);
+        let want = len + alignment;
+        if self.bytes.len() < want {
+            // Exactly: what a lane may hold in memory is a promise.
+            self.bytes.reserve_exact(want - self.bytes.len());
+            self.bytes.resize(want, 0);
         }
         let start = self.bytes.as_ptr().align_offset(alignment);
         &mut self.bytes[start..start + len]
+    }
+
+    /// Bytes held.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// The first `len` bytes, zeroed.

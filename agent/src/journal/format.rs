@@ -13,7 +13,8 @@
 //! and the position are in the checked headers: a block of another life, of another file or of
 //! another place can't be taken for this one.
 
-use crc_fast::CrcAlgorithm::Crc64Nvme;
+use crc_fast::CrcAlgorithm::{Crc32Iscsi, Crc64Nvme};
+use crc_fast::Digest;
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -188,6 +189,19 @@ pub(crate) fn batch_size(body: usize, granule: u32) -> usize {
     (BATCH_HEADER_LEN + body).next_multiple_of(granule as usize)
 }
 
+/// CRC32C of a record header behind its own field, and of the payload.
+fn crc32c(header: &RecordHeader, payload: &[u8]) -> u32 {
+    let mut digest = Digest::new(Crc32Iscsi);
+    digest.update(&header.as_bytes()[4..]);
+    digest.update(payload);
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a 32-bit checksum, handed out in 64"
+    )]
+    let crc = digest.finalize() as u32;
+    crc
+}
+
 fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::checksum(Crc64Nvme, bytes)
 }
@@ -285,7 +299,7 @@ pub(crate) fn encode_record(batch: &mut [u8], at: usize, h: RecordHeader, data: 
     let (head, rest) = batch[at..end].split_at_mut(RECORD_HEADER_LEN);
     rest[..data.len()].copy_from_slice(data);
     rest[data.len()..].fill(0);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&h.as_bytes()[4..]), data);
+    let crc = crc32c(&h, data);
     head.copy_from_slice(h.as_bytes());
     head[..4].copy_from_slice(&crc.to_le_bytes());
     end
@@ -298,7 +312,7 @@ pub(crate) fn decode_record(bytes: &[u8], at: usize) -> Result<RawRecord<'_>, Da
     let payload = rest
         .get(..header.len.get() as usize)
         .ok_or(Damage::Malformed)?;
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&header.as_bytes()[4..]), payload);
+    let crc = crc32c(&header, payload);
     if crc != header.crc.get() {
         return Err(Damage::RecordChecksum);
     }

@@ -1,16 +1,20 @@
 //! One lane's log: batches appended to the active segment, segments begun one after another.
 //!
-//! Synchronous and single-threaded; who calls it, and for how many callers at once, is
-//! `writer.rs`'s business. After an error of kind [`CommitError::Fatal`] it must not be called
-//! again.
+//! Single-threaded; who calls it, and for how many callers at once, is `writer.rs`'s business.
+//! Several batches may be on their way to the device: they are encoded and chained in the order
+//! of [`Lane::submit`], may reach the device in any, and come out of [`Lane::reap`] in the first
+//! again. A segment is begun only when none is on its way, because its header says where the one
+//! before ended. After an error of kind [`CommitError::Fatal`] it must not be called again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::block::{AlignedBuf, BlockFile};
+use super::engine::{Engine, Wait, Write};
 use super::error::Failure;
 use super::format::{
     BATCH_HEADER_LEN, BatchHeader, FLAG_FENCE, GRANULE_MIN, RecordHeader, SegmentHeader,
-    batch_size, encode_record, record_size,
+    SegmentState, batch_size, encode_record, record_size,
 };
 use super::pool::{NoSegment, Pool};
 use super::recover::Link;
@@ -71,10 +75,35 @@ pub(crate) struct Lane {
     uuid: [u8; 16],
     retention: Arc<Retention>,
     link: Link,
-    active: Option<Active>,
+    active: Option<Open>,
     /// Opened but not fenced: the first thing written must open a new epoch.
     unfenced: bool,
-    buf: AlignedBuf,
+    engine: Box<dyn Engine>,
+    /// Submitted and not yet handed out by [`Lane::reap`], oldest first.
+    outstanding: VecDeque<Outstanding>,
+    next_ticket: u64,
+    /// Buffers between two uses.
+    spare: Vec<AlignedBuf>,
+    buffer_bytes: usize,
+}
+
+/// The active segment as this lane holds it.
+struct Open {
+    seq: u64,
+    file: Arc<dyn BlockFile>,
+    name: Arc<str>,
+    granule: u32,
+    pos: u64,
+    len: u64,
+    /// Batches that its header allows in flight: recovery takes that number for granted.
+    window: usize,
+}
+
+struct Outstanding {
+    ticket: u64,
+    committed: Committed,
+    /// What became of it, once known.
+    result: Option<Result<(), Failure>>,
 }
 
 impl Lane {
@@ -86,7 +115,7 @@ impl Lane {
         link: Link,
         retention: Arc<Retention>,
     ) -> Self {
-        let buf = AlignedBuf::new();
+        let engine = pool.engine();
         Self {
             id,
             pool,
@@ -95,7 +124,11 @@ impl Lane {
             link,
             active: None,
             unfenced: true,
-            buf,
+            engine,
+            outstanding: VecDeque::new(),
+            next_ticket: 0,
+            spare: Vec::new(),
+            buffer_bytes: 0,
         }
     }
 
@@ -106,7 +139,66 @@ impl Lane {
 
     /// Continues in a segment whose rest is verified to be zero.
     pub(crate) fn resume(&mut self, active: Active) {
-        self.active = Some(active);
+        let Active {
+            seq,
+            file,
+            granule,
+            pos,
+            len,
+        } = active;
+        let mut buf = self.buffer(granule as usize);
+        // Verified by recovery a moment ago; if it can't be read now, one at a time is right.
+        let block = buf.slice(granule as usize);
+        let window = match (file.read_at(block, 0), SegmentHeader::decode(block)) {
+            (Ok(read), SegmentState::Valid(header)) if read == granule as usize => {
+                header.in_flight_max.get() as usize
+            }
+            _ => 1,
+        };
+        self.spare.push(buf);
+        self.active = Some(Open {
+            seq,
+            file: file.into(),
+            name: store::segment_name(self.id, seq).into(),
+            granule,
+            pos,
+            len,
+            window: window.max(1),
+        });
+    }
+
+    pub(crate) fn id(&self) -> LaneId {
+        self.id
+    }
+
+    pub(crate) fn engine(&self) -> &dyn Engine {
+        self.engine.as_ref()
+    }
+
+    /// Batches that may be in flight now.
+    pub(crate) fn depth(&self) -> usize {
+        let window = self.active.as_ref().map_or(usize::MAX, |a| a.window);
+        self.engine.depth().min(window)
+    }
+
+    /// Submitted and not yet handed out.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// Bytes of all buffers, those on their way to the device included.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.buffer_bytes as u64
+    }
+
+    /// A buffer of at least `len` bytes: one from between two uses, or a new one. There are never
+    /// more than may be in flight and one.
+    fn buffer(&mut self, len: usize) -> AlignedBuf {
+        let mut buf = self.spare.pop().unwrap_or_default();
+        let before = buf.capacity();
+        buf.slice(len);
+        self.buffer_bytes += buf.capacity() - before;
+        buf
     }
 
     /// Opens a new epoch, durably. On a full disk with no room left it is put off to the segment
@@ -119,7 +211,8 @@ impl Lane {
         if fits {
             self.link.epoch += 1;
             self.unfenced = false;
-            self.write_batch(&[], FLAG_FENCE, unix_ns())?;
+            self.write_batch(&[], FLAG_FENCE, unix_ns(), true)?;
+            while self.reap(Wait::Done)?.is_some() {}
             return Ok(());
         }
         if self.pool.space().ready_segments == 0 {
@@ -168,20 +261,43 @@ impl Lane {
         }
     }
 
-    /// Writes `records` as one batch and returns once it is durable.
+    /// Writes `records` as one batch and returns once it is durable; with others outstanding
+    /// they are waited for and dropped out of sight.
+    #[cfg(test)]
     pub(crate) fn commit(
         &mut self,
         records: &[Pending<'_>],
         now_unix_ns: u64,
     ) -> Result<Committed, CommitError> {
+        self.submit(records, now_unix_ns, true)?;
+        let mut last = None;
+        while let Some(committed) = self.reap(Wait::Done)? {
+            last = Some(committed);
+        }
+        last.ok_or(CommitError::Full { free_bytes: 0 })
+    }
+
+    /// Whether a batch with `body` bytes of records begins a new segment.
+    pub(crate) fn begins_segment(&self, body: usize) -> bool {
+        self.active
+            .as_ref()
+            .is_none_or(|active| active.pos + batch_size(body, active.granule) as u64 > active.len)
+    }
+
+    /// Encodes `records` as one batch and puts it on its way. At most [`Lane::depth`] may be; if a
+    /// new segment must be begun, waits for those that are. `alone`: the caller submits nothing
+    /// more before this one is handed out.
+    pub(crate) fn submit(
+        &mut self,
+        records: &[Pending<'_>],
+        now_unix_ns: u64,
+        alone: bool,
+    ) -> Result<(), CommitError> {
         let body: usize = records.iter().map(|r| record_size(r.payload.len())).sum();
-        loop {
+        while self.begins_segment(body) {
             if let Some(active) = &self.active {
                 let size = batch_size(body, active.granule) as u64;
                 let capacity = active.len - u64::from(active.granule);
-                if active.pos + size <= active.len {
-                    break;
-                }
                 // Segments of one run are of one size, so one test answers for the next too;
                 // a smaller one left by an earlier configuration is simply passed over.
                 if size > capacity.max(self.pool.segment_len() - u64::from(active.granule)) {
@@ -192,10 +308,57 @@ impl Lane {
             }
             self.begin_segment()?;
         }
-        Ok(self.write_batch(records, 0, now_unix_ns)?)
+        Ok(self.write_batch(records, 0, now_unix_ns, alone)?)
+    }
+
+    /// The oldest outstanding batch, if it is durable; waits as told. `None` if there is none
+    /// or it is still on its way.
+    pub(crate) fn reap(&mut self, wait: Wait) -> Result<Option<Committed>, Failure> {
+        while let Some(oldest) = self.outstanding.front_mut() {
+            if let Some(result) = oldest.result.take() {
+                result?;
+                let durable = self.outstanding.pop_front();
+                return Ok(durable.map(|durable| durable.committed));
+            }
+            if !self.note(wait) {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes one outcome from the engine; `false` if there was none.
+    fn note(&mut self, wait: Wait) -> bool {
+        let Some(done) = self.engine.reap(wait) else {
+            return false;
+        };
+        self.spare.push(done.buf);
+        let mut all = self.outstanding.iter_mut();
+        if let Some(batch) = all.find(|batch| batch.ticket == done.ticket) {
+            batch.result = Some(done.result);
+        }
+        true
+    }
+
+    /// Waits until every outstanding batch is durable.
+    fn settle(&mut self) -> Result<(), Failure> {
+        loop {
+            let mut known = self.outstanding.iter().filter_map(|b| b.result.as_ref());
+            if let Some(Err(failure)) = known.find(|result| result.is_err()) {
+                return Err(failure.clone());
+            }
+            if self.outstanding.iter().all(|batch| batch.result.is_some()) {
+                return Ok(());
+            }
+            if !self.note(Wait::Done) {
+                let error = std::io::Error::other("the engine lost a batch");
+                return Err(Failure::of("wait for", self.id.name())(error));
+            }
+        }
     }
 
     fn begin_segment(&mut self) -> Result<(), CommitError> {
+        self.settle()?;
         let prepared = self.pool.take().map_err(|reason| match reason {
             NoSegment::NoSpace => CommitError::Full {
                 free_bytes: self.free_bytes(),
@@ -207,6 +370,7 @@ impl Lane {
             self.unfenced = false;
         }
         let begun_unix_ns = unix_ns();
+        let window = u32::try_from(self.engine.depth()).unwrap_or(u32::MAX);
         let header = SegmentHeader {
             magic: [0; 8],
             check: 0.into(),
@@ -214,7 +378,7 @@ impl Lane {
             lane: self.id.code(),
             reserved: 0,
             granule: prepared.granule.into(),
-            in_flight_max: 1.into(),
+            in_flight_max: window.into(),
             reserved2: 0.into(),
             log_uuid: self.uuid,
             seq: prepared.seq.into(),
@@ -228,11 +392,14 @@ impl Lane {
             segment_len: prepared.len.into(),
             created_unix_ns: begun_unix_ns.into(),
         };
-        let block = self.buf.slice(prepared.granule as usize);
+        let mut buf = self.buffer(prepared.granule as usize);
+        let block = buf.slice(prepared.granule as usize);
         let check = header.encode(block);
         // Durable before the first batch: a batch behind a lost header could not be found.
-        let name = store::segment_name(self.id, prepared.seq);
-        self.id.commit(prepared.file.as_ref(), &name, block, 0)?;
+        let name: Arc<str> = store::segment_name(self.id, prepared.seq).into();
+        let file: Arc<dyn BlockFile> = prepared.file.into();
+        self.id.commit(file.as_ref(), &name, block, 0)?;
+        self.spare.push(buf);
         self.retention.begun(Span {
             segment: prepared.seq,
             first_lsn: Lsn(self.link.next_lsn),
@@ -247,35 +414,44 @@ impl Lane {
             check,
             ..self.link
         };
-        self.active = Some(Active {
+        self.active = Some(Open {
             seq: prepared.seq,
-            file: prepared.file,
+            file,
+            name,
             granule: prepared.granule,
             pos,
             len: prepared.len,
+            window: window as usize,
         });
         Ok(())
     }
 
-    /// Encodes and commits one batch into the active segment, which has room for it.
+    /// Encodes one batch for the active segment, which has room for it, and submits it.
     fn write_batch(
         &mut self,
         records: &[Pending<'_>],
         flags: u16,
         now_unix_ns: u64,
-    ) -> Result<Committed, Failure> {
-        let name = store::segment_name(self.id, self.link.seq);
-        let Some(active) = &mut self.active else {
+        alone: bool,
+    ) -> Result<(), Failure> {
+        let id = self.id;
+        let no_segment = || {
             let error = std::io::Error::other("no active segment");
-            return Err(Failure::of("write", &name)(error));
+            Failure::of("write", id.name())(error)
         };
+        let granule = self.active.as_ref().ok_or_else(no_segment)?.granule;
         let body: usize = records.iter().map(|r| record_size(r.payload.len())).sum();
-        let size = batch_size(body, active.granule);
+        let size = batch_size(body, granule);
+        let mut buf = self.buffer(size);
+        let Some(active) = &mut self.active else {
+            return Err(no_segment());
+        };
+        let name = active.name.clone();
         let too_long = |_| Failure::of("encode", &name)(std::io::ErrorKind::InvalidInput.into());
         let total_len = u32::try_from(size).map_err(too_long)?;
         let body_len = u32::try_from(body).map_err(too_long)?;
         let count = u32::try_from(records.len()).map_err(too_long)?;
-        let batch = self.buf.slice(size);
+        let batch = buf.slice(size);
         let mut at = BATCH_HEADER_LEN;
         for (lsn, record) in (self.link.next_lsn..).zip(records) {
             let header = RecordHeader {
@@ -312,13 +488,18 @@ impl Lane {
             reserved: [0; 16],
         };
         let check = header.seal(batch);
-        self.id
-            .commit(active.file.as_ref(), &name, batch, active.pos)?;
         let committed = Committed {
             segment: active.seq,
             offset: active.pos,
             first_lsn: self.link.next_lsn,
             bytes: size as u64,
+        };
+        let write = Write {
+            file: active.file.clone(),
+            name,
+            offset: active.pos,
+            buf,
+            len: size,
         };
         active.pos += size as u64;
         self.link = Link {
@@ -328,6 +509,14 @@ impl Lane {
             next_batch: self.link.next_batch + 1,
             ..self.link
         };
-        Ok(committed)
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.outstanding.push_back(Outstanding {
+            ticket,
+            committed,
+            result: None,
+        });
+        self.engine.submit(ticket, write, alone);
+        Ok(())
     }
 }

@@ -8,8 +8,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::block::{Access, BlockFile, DirectIo, Disk, granule_for};
+use super::engine::{Engine, Pwrite, fastest};
 use super::error::Failure;
-use super::{LaneId, lock, store};
+use super::{LaneId, lock, priority, store};
 
 /// What the pool prepares.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub(crate) struct PoolConfig {
     /// Longest wait of a commit for a segment that is being prepared.
     pub(crate) patience: Duration,
     pub(crate) space_retry: Duration,
+    /// Batches that may be on their way to the device at once.
+    pub(crate) in_flight_max: u32,
+    /// The writer will ask for the real-time class.
+    pub(crate) realtime: bool,
     /// Prepare in the thread that needs a segment; for tests that want one order of calls.
     pub(crate) inline: bool,
 }
@@ -91,6 +96,40 @@ impl Pool {
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
+    }
+
+    /// The fastest engine for this pool's segments, measured in a prepared one if there is a
+    /// choice.
+    pub(crate) fn engine(&self) -> Box<dyn Engine> {
+        let pwrite = || Box::new(Pwrite::new(self.lane)) as Box<dyn Engine>;
+        let mut engines = self
+            .disk
+            .engines(self.lane, self.config.in_flight_max.max(1));
+        if engines.len() < 2 {
+            return engines.pop().unwrap_or_else(pwrite);
+        }
+        let front = lock(&self.state).ready.front().map(|p| (p.seq, p.len));
+        let opened = front.and_then(|(seq, len)| {
+            let name = store::segment_name(self.lane, seq);
+            let file = self.disk.open(&name, self.lane.access()).ok()?;
+            Some((Arc::<dyn BlockFile>::from(file), len))
+        });
+        let Some((file, len)) = opened else {
+            return engines.remove(0);
+        };
+        // A thread of the priority that the writer will have, as its helpers will.
+        let realtime = self.config.realtime;
+        let measured = std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                if realtime {
+                    // Refused here, refused to the writer, which will say so.
+                    drop(priority::realtime());
+                }
+                fastest(engines, &file, len)
+            });
+            run.join().ok().flatten()
+        });
+        measured.unwrap_or_else(pwrite)
     }
 
     pub(crate) fn segment_len(&self) -> u64 {

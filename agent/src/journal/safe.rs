@@ -3,9 +3,8 @@
 //! Snapshots are large and read back rarely: they should neither pass through the page cache nor
 //! push others' pages out of it.
 
-use std::io;
-
 use super::block::BlockFile;
+use super::engine::whole;
 use super::error::Failure;
 
 /// Writes `bytes` at `offset` and returns once they are on the device.
@@ -21,8 +20,7 @@ pub(crate) fn commit(
     write_whole(file, name, bytes, offset)
 }
 
-/// One pwrite that must take everything. What a short one leaves behind is unknown, so it counts
-/// as a failure and is not continued.
+/// One pwrite that must take everything.
 pub(crate) fn write_whole(
     file: &dyn BlockFile,
     name: &str,
@@ -32,12 +30,5 @@ pub(crate) fn write_whole(
     let written = file
         .write_at(bytes, offset)
         .map_err(Failure::of("write", name))?;
-    if written == bytes.len() {
-        return Ok(());
-    }
-    let text = format!("{written} of {} bytes at offset {offset}", bytes.len());
-    Err(Failure::of("write", name)(io::Error::new(
-        io::ErrorKind::WriteZero,
-        text,
-    )))
+    whole(written, bytes.len(), name, offset)
 }

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::block::DirectIo;
+use super::engine::WriteEngine;
 use super::error::Failure;
 use super::recover::Corruption;
-use super::{LaneId, lock};
+use super::{LaneId, Record, lock};
 
 /// Whether the journal takes records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -83,6 +85,12 @@ pub struct LaneStats {
     pub space_low: bool,
     /// What became of direct I/O.
     pub direct_io: DirectIo,
+    /// How batches are written.
+    pub engine: WriteEngine,
+    /// Buffers that batches are gathered in, bytes.
+    pub buffer_bytes: u64,
+    /// What they may grow to: one more than may be in flight, each of the largest batch.
+    pub buffer_bytes_max: u64,
 }
 
 /// Counters of both lanes.
@@ -100,8 +108,8 @@ struct Counters {
     records: u64,
     payload_bytes: u64,
     written_bytes: u64,
+    buffer_bytes: u64,
     refused: u64,
-    queue_depth: u64,
     since: Option<Instant>,
     sync: Histogram<u64>,
     append: Histogram<u64>,
@@ -110,6 +118,8 @@ struct Counters {
 /// State of one lane that the writer updates and everybody reads.
 pub(crate) struct Shared {
     lane: LaneId,
+    /// Calls waiting or being written.
+    queued: AtomicU64,
     counters: Mutex<Counters>,
 }
 
@@ -134,32 +144,27 @@ impl Shared {
             records: 0,
             payload_bytes: 0,
             written_bytes: 0,
+            buffer_bytes: 0,
             refused: 0,
-            queue_depth: 0,
             since: None,
             sync: histogram()?,
             append: histogram()?,
         };
         Ok(Self {
             lane,
+            queued: AtomicU64::new(0),
             counters: Mutex::new(counters),
         })
     }
 
     pub(crate) fn enqueued(&self) {
-        lock(&self.counters).queue_depth += 1;
+        self.queued.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn dequeued(&self, enqueued: Instant, durable: bool) {
-        let mut counters = lock(&self.counters);
-        counters.queue_depth = counters.queue_depth.saturating_sub(1);
-        if durable {
-            counters
-                .append
-                .saturating_record(micros(enqueued.elapsed()));
-        } else {
-            counters.refused += 1;
-        }
+    /// One call was answered with an error.
+    pub(crate) fn refused(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.counters).refused += 1;
     }
 
     pub(crate) fn begin(&self, oldest: Instant) {
@@ -170,13 +175,34 @@ impl Shared {
         lock(&self.counters).since = None;
     }
 
-    pub(crate) fn committed(&self, started: Instant, records: usize, payload: usize, bytes: u64) {
+    /// A batch of `bytes` submitted at `at` is durable: its calls, each with the time that it came
+    /// and its records, and when the oldest call that is still being written came.
+    pub(crate) fn committed<'a>(
+        &self,
+        at: Instant,
+        bytes: u64,
+        buffer_bytes: u64,
+        calls: impl Iterator<Item = (Instant, &'a [Record])>,
+        oldest: Option<Instant>,
+    ) {
+        let now = Instant::now();
+        let mut answered = 0;
         let mut counters = lock(&self.counters);
         counters.commits += 1;
-        counters.records += records as u64;
-        counters.payload_bytes += payload as u64;
         counters.written_bytes += bytes;
-        counters.sync.saturating_record(micros(started.elapsed()));
+        counters.buffer_bytes = buffer_bytes;
+        counters.since = oldest;
+        let since = |begun| micros(now.saturating_duration_since(begun));
+        counters.sync.saturating_record(since(at));
+        for (enqueued, records) in calls {
+            answered += 1;
+            counters.append.saturating_record(since(enqueued));
+            counters.records += records.len() as u64;
+            let payload: usize = records.iter().map(|r| r.payload.len()).sum();
+            counters.payload_bytes += payload as u64;
+        }
+        drop(counters);
+        self.queued.fetch_sub(answered, Ordering::Relaxed);
     }
 
     pub(crate) fn accepting(&self) {
@@ -228,11 +254,14 @@ impl Shared {
             refused: counters.refused,
             sync: latency(&counters.sync),
             append: latency(&counters.append),
-            queue_depth: counters.queue_depth,
+            queue_depth: self.queued.load(Ordering::Relaxed),
             lag_us: counters.since.map_or(0, |since| micros(since.elapsed())),
             segments_ready: 0,
             space_low: false,
             direct_io: DirectIo::NotWanted,
+            engine: WriteEngine::Pwrite,
+            buffer_bytes: counters.buffer_bytes,
+            buffer_bytes_max: 0,
         }
     }
 }

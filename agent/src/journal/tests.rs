@@ -9,6 +9,7 @@
 
 mod crash;
 mod damage;
+mod engines;
 mod faults;
 mod golden;
 pub(crate) mod mutation;
@@ -41,6 +42,8 @@ fn pool_config(segment_len: u64) -> PoolConfig {
         ahead: 1,
         patience: Duration::ZERO,
         space_retry: Duration::ZERO,
+        in_flight_max: 4,
+        realtime: false,
         inline: true,
     }
 }
@@ -66,17 +69,26 @@ fn open(disk: &SimDisk, id: LaneId, segment_len: u64) -> Result<Opened, Failure>
     Ok(Opened { scan, seen, lane })
 }
 
-fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
-    let records: Vec<_> = payloads
+fn pending(payloads: &[Vec<u8>]) -> Vec<Pending<'_>> {
+    let record = |payload| Pending {
+        kind: 1,
+        episode: [3; 16],
+        unix_ns: 5,
+        payload,
+    };
+    payloads
         .iter()
-        .map(|payload| Pending {
-            kind: 1,
-            episode: [3; 16],
-            unix_ns: 5,
-            payload,
-        })
-        .collect();
-    lane.commit(&records, 6)
+        .map(|payload| record(&payload[..]))
+        .collect()
+}
+
+fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
+    lane.commit(&pending(payloads), 6)
+}
+
+/// Puts a batch on its way without waiting for it.
+fn submit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<(), CommitError> {
+    lane.submit(&pending(payloads), 6, false)
 }
 
 fn random_payloads(rng: &mut Rng, count_max: usize, len_max: usize) -> Vec<Vec<u8>> {
@@ -111,6 +123,7 @@ fn small_config() -> JournalConfig {
         batch_bytes_max: 32 << 10,
         queue_bytes_max: 1 << 20,
         space_retry_ms: 2,
+        writer_realtime: false,
         writer_nice: 0,
         ..JournalConfig::default()
     }

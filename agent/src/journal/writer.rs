@@ -1,243 +1,34 @@
 //! One writer thread a lane: gathers whatever waits into one batch, commits, answers everybody.
 //!
-//! Group commit without a timer: while one batch is on its way to the device the next gathers
-//! behind it. The answer to each caller comes after the sync that covers its records, never
-//! before; after a failure every waiting and every later call fails.
+//! Group commit without a timer: while batches are on their way to the device the next gathers
+//! behind them. The answer to each caller comes after the sync that covers its records, never
+//! before, and in the order of the records; after a failure every waiting and every later call
+//! fails.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-
+use super::engine::Wait;
 use super::error::{Failure, JournalError};
-use super::format::{BATCH_HEADER_LEN, record_size};
+use super::format::BATCH_HEADER_LEN;
 use super::lane::{CommitError, Committed, Lane, Pending};
 use super::pool::Pool;
-use super::stats::{JournalHealth, Shared};
-use super::store::Lock;
-use super::{LaneId, Record, lock, unix_ns};
+use super::stats::Shared;
+use super::{LaneId, priority, unix_ns};
 
-/// Who may use the reserve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Priority {
-    Normal,
-    /// Outcomes of actions already taken.
-    Outcome,
-}
+mod handle;
+pub(crate) mod queue;
 
-/// Where the first record of a call is, durably.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Placed {
-    pub(crate) lsn: u64,
-    pub(crate) segment: u64,
-    /// Of the record header in the segment.
-    pub(crate) offset: u64,
-}
+pub(crate) use handle::{LaneHandle, Priority, QueueLimits};
 
-type Answer = Result<Placed, JournalError>;
+use handle::{Placed, Request};
+use queue::Queue;
 
-struct Request {
-    records: Vec<Record>,
-    body: usize,
-    priority: Priority,
-    enqueued: Instant,
-    unix_ns: u64,
-    reply: oneshot::Sender<Answer>,
-    /// Holds this call's share of the queue's bytes until it is answered.
-    _share: OwnedSemaphorePermit,
-}
-
-impl Request {
-    fn answer(self, shared: &Shared, answer: Answer) {
-        shared.dequeued(self.enqueued, answer.is_ok());
-        if self.reply.send(answer).is_err() {
-            tracing::debug!("a caller of the journal did not wait for its answer");
-        }
-    }
-}
-
-enum Message {
-    Append(Request),
-    Close,
-}
-
-/// Limits of one lane's queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueLimits {
-    pub(crate) calls_max: usize,
-    pub(crate) bytes_max: usize,
-    pub(crate) payload_max: usize,
-    /// Of one call, records with their headers.
-    pub(crate) call_bytes_max: usize,
-    pub(crate) batch_bytes_max: usize,
-    pub(crate) reserve: u64,
-    pub(crate) deadline: Duration,
-    pub(crate) nice: i32,
-}
-
-/// The callers' side of a lane.
-pub(crate) struct LaneHandle {
-    id: LaneId,
-    queue: mpsc::Sender<Message>,
-    share: Arc<Semaphore>,
-    limits: QueueLimits,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: Arc<Pool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl LaneHandle {
-    /// Starts the lane's writer and its preparer.
-    pub(crate) fn start(
-        id: LaneId,
-        lane: Lane,
-        pool: Arc<Pool>,
-        limits: QueueLimits,
-        directory: Option<&Arc<Lock>>,
-    ) -> Result<Self, Failure> {
-        let (queue, messages) = mpsc::channel(limits.calls_max);
-        let shared = Arc::new(Shared::new(id)?);
-        let handle = Self {
-            id,
-            queue,
-            share: Arc::new(Semaphore::new(limits.bytes_max)),
-            limits,
-            shared: shared.clone(),
-            pool: pool.clone(),
-            threads: Mutex::new(Vec::new()),
-        };
-        let writer = Writer {
-            id,
-            lane,
-            pool: pool.clone(),
-            shared,
-            limits,
-            dead: None,
-        };
-        // Each thread keeps the directory's lock: it is free only when both have ended.
-        let held = directory.cloned();
-        let preparer = spawn(&format!("journal-{id}-prep"), move || {
-            pool.run();
-            drop(held);
-        })?;
-        lock(&handle.threads).push(preparer);
-        let held = directory.cloned();
-        let writer = spawn(&format!("journal-{id}"), move || {
-            writer.run(messages);
-            drop(held);
-        })?;
-        lock(&handle.threads).push(writer);
-        Ok(handle)
-    }
-
-    /// Whether the lane takes records. A preparer that failed will end it at the next commit.
-    pub(crate) fn health(&self) -> JournalHealth {
-        if let Some(failure) = self.pool.failure() {
-            let operation = format!("{} {}", failure.operation, failure.object);
-            self.shared.poisoned(operation, failure.source.to_string());
-        }
-        self.shared.health(self.pool.space().full)
-    }
-
-    /// Queues `records` and returns when they are durable.
-    pub(crate) async fn append(&self, records: Vec<Record>, priority: Priority) -> Answer {
-        let lane = self.id;
-        let deadline = self.limits.deadline;
-        match tokio::time::timeout(deadline, self.append_unbounded(records, priority)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(JournalError::Deadline {
-                lane,
-                after_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            }),
-        }
-    }
-
-    async fn append_unbounded(&self, records: Vec<Record>, priority: Priority) -> Answer {
-        let lane = self.id;
-        let closed = || JournalError::Closed { lane };
-        if records.is_empty() {
-            return Err(JournalError::Empty);
-        }
-        let too_large = |bytes: usize, max: usize| JournalError::TooLarge {
-            lane,
-            bytes: bytes as u64,
-            max_bytes: max as u64,
-        };
-        let largest = records.iter().map(|r| r.payload.len()).max().unwrap_or(0);
-        if largest > self.limits.payload_max {
-            return Err(too_large(largest, self.limits.payload_max));
-        }
-        let body: usize = records.iter().map(|r| record_size(r.payload.len())).sum();
-        let max = self.limits.call_bytes_max.min(self.limits.bytes_max);
-        if body > max {
-            return Err(too_large(body, max));
-        }
-        let bytes = u32::try_from(body).map_err(|_| too_large(body, max))?;
-        let unix_ns = unix_ns();
-        let enqueued = Instant::now();
-        let share = self
-            .share
-            .clone()
-            .acquire_many_owned(bytes)
-            .await
-            .map_err(|_| closed())?;
-        let slot = self.queue.reserve().await.map_err(|_| closed())?;
-        let (reply, answer) = oneshot::channel();
-        self.shared.enqueued();
-        slot.send(Message::Append(Request {
-            records,
-            body,
-            priority,
-            enqueued,
-            unix_ns,
-            reply,
-            _share: share,
-        }));
-        answer.await.map_err(|_| closed())?
-    }
-
-    /// Commits what is queued, refuses what comes later, and ends both threads.
-    pub(crate) async fn close(&self) -> Result<(), JournalError> {
-        let lane = self.id;
-        let deadline = self.limits.deadline;
-        let expired = |_| JournalError::Deadline {
-            lane,
-            after_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        };
-        let asking = tokio::time::timeout(deadline, self.queue.send(Message::Close));
-        // An error of `send` means that the writer has ended already.
-        let sent = asking.await.map_err(expired)?;
-        if sent.is_err() {
-            tracing::debug!(%lane, "journal lane was closed before");
-        }
-        let threads: Vec<_> = lock(&self.threads).drain(..).collect();
-        let join = tokio::task::spawn_blocking(move || {
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().err())
-                .count()
-        });
-        match tokio::time::timeout(deadline, join)
-            .await
-            .map_err(expired)?
-        {
-            Ok(0) => Ok(()),
-            Ok(_) | Err(_) => Err(JournalError::Poisoned {
-                lane,
-                operation: "end its threads".to_owned(),
-                error: "a thread panicked".to_owned(),
-            }),
-        }
-    }
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder
-        .spawn(body)
-        .map_err(Failure::of("start thread", name))
+/// A batch on its way, and when it was submitted.
+struct Submitted {
+    calls: Vec<Request>,
+    at: Instant,
 }
 
 struct Writer {
@@ -246,50 +37,180 @@ struct Writer {
     pool: Arc<Pool>,
     shared: Arc<Shared>,
     limits: QueueLimits,
+    queue: Arc<Queue<Request>>,
+    /// Taken from the queue, not yet in a batch.
+    waiting: VecDeque<Request>,
+    /// As many as the lane has outstanding, in the same order.
+    pending: VecDeque<Submitted>,
+    /// Calls answered since the last batch was begun.
+    answered: usize,
+    /// How many of those answered come back at once, 0 to 1, smoothed.
+    returning: f64,
+    rounds: u64,
+    /// What the last batch took on the device.
+    sync_time: Duration,
     /// Set once, by the first failure; every answer from then on.
     dead: Option<JournalError>,
 }
 
-impl Writer {
-    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        self.raise_priority();
-        let mut waiting = VecDeque::new();
-        loop {
-            if waiting.is_empty() {
-                match messages.blocking_recv() {
-                    Some(Message::Append(request)) => waiting.push_back(request),
-                    Some(Message::Close) => messages.close(),
-                    None => break,
-                }
-            }
-            while waiting.len() < self.limits.calls_max {
-                match messages.try_recv() {
-                    Ok(Message::Append(request)) => waiting.push_back(request),
-                    Ok(Message::Close) => messages.close(),
-                    Err(_) => break,
-                }
-            }
-            let batch = self.gather(&mut waiting);
-            self.serve(batch);
-        }
+/// Share of callers coming back from which it pays to wait for them.
+const RETURNING_MIN: f64 = 0.5;
+/// Otherwise it is tried once in so many batches whether they do.
+const RETURNING_PROBE: u64 = 64;
+/// The wait for them is this part of the device's time.
+const WELCOME_PART: u32 = 3;
+const WELCOME_MIN: Duration = Duration::from_micros(20);
+const WELCOME_MAX: Duration = Duration::from_micros(300);
+
+impl Drop for Writer {
+    /// However the thread ends, nobody waits for an answer that won't come.
+    fn drop(&mut self) {
+        self.queue.abandon();
         self.pool.close();
+    }
+}
+
+impl Writer {
+    fn new(
+        lane: Lane,
+        pool: Arc<Pool>,
+        shared: Arc<Shared>,
+        limits: QueueLimits,
+        queue: Arc<Queue<Request>>,
+    ) -> Self {
+        Self {
+            id: lane.id(),
+            lane,
+            pool,
+            shared,
+            limits,
+            queue,
+            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
+            answered: 0,
+            returning: 1.0,
+            rounds: 0,
+            sync_time: Duration::ZERO,
+            dead: None,
+        }
+    }
+
+    fn run(mut self) {
+        self.raise_priority();
+        loop {
+            if self.pending.is_empty() {
+                self.welcome_back();
+            }
+            self.queue.take(&mut self.waiting);
+            while self.goes_now() {
+                let batch = self.gather();
+                self.serve(batch);
+            }
+            if self.pending.is_empty() {
+                if self.waiting.is_empty() && !self.queue.wait() {
+                    return;
+                }
+            } else {
+                self.reap();
+            }
+        }
+    }
+
+    /// Whether what waits is to be submitted now: one batch if nothing is on its way; another
+    /// beside those that are only if it is large, because then bytes are the limit. Small ones
+    /// gather instead, and share a flush.
+    fn goes_now(&self) -> bool {
+        !self.waiting.is_empty()
+            && (self.dead.is_some()
+                || self.pending.is_empty()
+                || (self.has_room() && self.waiting_bytes() >= self.large()))
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.waiting.iter().map(|call| call.body).sum()
+    }
+
+    fn has_room(&self) -> bool {
+        self.lane.outstanding() < self.lane.depth()
+    }
+
+    /// Bytes from which a batch is worth its own place on the device.
+    fn large(&self) -> usize {
+        self.limits.batch_bytes_max / 4 * 3
+    }
+
+    /// Lets the callers just answered come back, if such callers have been coming back: without
+    /// it the first of them would have the next flush to itself. Never longer than a part of
+    /// what the device took for the last batch, so what can be lost is bounded by that part.
+    fn welcome_back(&mut self) {
+        let expected = std::mem::take(&mut self.answered);
+        if expected == 0 || self.dead.is_some() {
+            return;
+        }
+        self.rounds += 1;
+        if self.returning < RETURNING_MIN && !self.rounds.is_multiple_of(RETURNING_PROBE) {
+            return;
+        }
+        let already = self.queue.len() + self.waiting.len();
+        let limit = (self.sync_time / WELCOME_PART).clamp(WELCOME_MIN, WELCOME_MAX);
+        self.queue.wait_for(expected + self.queue.len(), limit);
+        let came = (self.queue.len() + self.waiting.len()).saturating_sub(already);
+        let share = came as f64 / expected as f64;
+        self.returning += (share.min(1.0) - self.returning) / 8.0;
+    }
+
+    /// Waits for the oldest batch, or for more calls if there is room for them on the device.
+    fn reap(&mut self) {
+        // What waits already is too little for a batch beside those on their way.
+        let missing = self.large().saturating_sub(self.waiting_bytes()).max(1);
+        let dozing = self.has_room() && self.queue.doze(missing);
+        let wait = match (dozing, self.has_room()) {
+            (true, _) => Wait::DoneOrBell,
+            // Enough waits already, and there is room: only see what is done.
+            (false, true) => Wait::Not,
+            (false, false) => Wait::Done,
+        };
+        let mut reaped = self.lane.reap(wait);
+        if dozing {
+            self.queue.rouse();
+        }
+        loop {
+            match reaped {
+                Ok(Some(committed)) => {
+                    if let Some(batch) = self.pending.pop_front() {
+                        self.acknowledge(batch, committed);
+                    }
+                }
+                Ok(None) => return,
+                Err(failure) => {
+                    self.die(&failure);
+                    return;
+                }
+            }
+            reaped = self.lane.reap(Wait::Not);
+        }
     }
 
     fn raise_priority(&self) {
         let nice = self.limits.nice;
-        // On Linux the call with the thread's own id moves this thread alone.
-        let own = rustix::thread::gettid();
-        if let Err(error) = rustix::process::setpriority_process(Some(own), nice) {
-            tracing::warn!(lane = %self.id, nice, %error, "journal writer keeps its priority");
+        if let Err(error) = priority::nice(nice) {
+            tracing::warn!(lane = %self.id, nice, %error, "journal writer keeps its niceness");
+        }
+        if self.limits.realtime
+            && let Err(error) = priority::realtime()
+        {
+            tracing::warn!(lane = %self.id, %error, "journal writer is not real-time");
         }
     }
 
     /// Takes calls from the front until a batch is full; the first always.
-    fn gather(&self, waiting: &mut VecDeque<Request>) -> Vec<Request> {
+    fn gather(&mut self) -> Vec<Request> {
+        let waiting = &mut self.waiting;
         let mut batch = Vec::new();
         let mut bytes = BATCH_HEADER_LEN;
         while let Some(next) = waiting.front() {
-            if !batch.is_empty() && bytes + next.body > self.limits.batch_bytes_max {
+            let full = bytes + next.body > self.limits.batch_bytes_max;
+            if full && !batch.is_empty() {
                 break;
             }
             bytes += next.body;
@@ -313,21 +234,13 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        self.shared.begin(batch[0].enqueued);
-        let started = Instant::now();
-        let result = self.commit(&batch);
-        self.shared.end();
-        match result {
-            Ok(committed) => {
-                let records = batch.iter().map(|request| request.records.len()).sum();
-                let payload: usize = batch
-                    .iter()
-                    .flat_map(|r| &r.records)
-                    .map(|r| r.payload.len())
-                    .sum();
-                self.shared
-                    .committed(started, records, payload, committed.bytes);
-                self.acknowledge(batch, committed);
+        let at = Instant::now();
+        match self.submit(&batch, at) {
+            Ok(()) => {
+                if self.pending.is_empty() {
+                    self.shared.begin(batch[0].enqueued);
+                }
+                self.pending.push_back(Submitted { calls: batch, at });
             }
             Err(CommitError::Full { free_bytes }) => self.refuse_full(batch, free_bytes),
             Err(CommitError::TooLarge { max_bytes }) => {
@@ -366,29 +279,44 @@ impl Writer {
         outcomes
     }
 
-    fn commit(&mut self, batch: &[Request]) -> Result<Committed, CommitError> {
-        let records: Vec<Pending<'_>> = batch
-            .iter()
-            .flat_map(|request| {
-                request
-                    .records
-                    .iter()
-                    .map(|record| (request.unix_ns, record))
-            })
-            .map(|(unix_ns, record)| Pending {
+    fn submit(&mut self, batch: &[Request], at: Instant) -> Result<(), CommitError> {
+        let now = unix_ns();
+        let mut records = Vec::with_capacity(batch.len());
+        for request in batch {
+            // The time of the call, by one reading of the clock for all.
+            let age = at.saturating_duration_since(request.enqueued).as_nanos();
+            let unix_ns = now.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX));
+            records.extend(request.records.iter().map(|record| Pending {
                 kind: record.kind,
                 episode: record.episode,
                 unix_ns,
                 payload: &record.payload,
-            })
-            .collect();
-        self.lane.commit(&records, unix_ns())
+            }));
+        }
+        // Nothing more will go before this one is back: then the call may do all of it, which
+        // is quicker than through a ring.
+        let bytes: usize = batch.iter().map(|call| call.body).sum();
+        let alone = self.pending.is_empty() && self.waiting.is_empty() && bytes < self.large();
+        self.lane.submit(&records, now, alone)
     }
 
-    fn acknowledge(&self, batch: Vec<Request>, committed: Committed) {
+    fn acknowledge(&mut self, batch: Submitted, committed: Committed) {
+        self.sync_time = batch.at.elapsed();
+        self.answered += batch.calls.len();
+        let oldest = self.pending.front().map(|next| next.calls[0].enqueued);
+        self.shared.committed(
+            batch.at,
+            committed.bytes,
+            self.lane.buffer_bytes(),
+            batch
+                .calls
+                .iter()
+                .map(|call| (call.enqueued, &call.records[..])),
+            oldest,
+        );
         let mut lsn = committed.first_lsn;
         let mut offset = committed.offset + BATCH_HEADER_LEN as u64;
-        for request in batch {
+        for request in batch.calls {
             let placed = Placed {
                 lsn,
                 segment: committed.segment,
@@ -396,7 +324,7 @@ impl Writer {
             };
             lsn += request.records.len() as u64;
             offset += request.body as u64;
-            request.answer(&self.shared, Ok(placed));
+            request.reply(Ok(placed));
         }
     }
 
@@ -418,7 +346,7 @@ impl Writer {
 
     fn refuse(&self, batch: Vec<Request>, error: &JournalError) {
         for request in batch {
-            request.answer(&self.shared, Err(error.clone()));
+            request.refuse(&self.shared, error.clone());
         }
     }
 
@@ -430,6 +358,11 @@ impl Writer {
             failure.source.to_string(),
         );
         self.dead = Some(error.clone());
+        // Durable or not, what is on its way is not acknowledged: nothing after a failure is.
+        for batch in std::mem::take(&mut self.pending) {
+            self.refuse(batch.calls, &error);
+        }
+        self.shared.end();
         error
     }
 }

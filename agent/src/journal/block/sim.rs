@@ -11,8 +11,13 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::lock;
+use super::super::engine::{Engine, Pwrite};
+use super::super::{LaneId, lock};
 use super::{Access, BlockFile, DirectIo, Disk};
+
+mod engine;
+
+use engine::SimEngine;
 
 const SECTOR: usize = 512;
 
@@ -113,6 +118,8 @@ struct State {
     lies: Vec<Call>,
     /// How long a sync takes, for tests of what gathers meanwhile.
     sync_time: Duration,
+    /// The safe lane may have several batches in flight.
+    several: bool,
     rng: Rng,
 }
 
@@ -140,6 +147,7 @@ impl SimDisk {
             direct: DirectIo::Used { alignment: 512 },
             lies: super::super::tests::mutation::lies(),
             sync_time: Duration::ZERO,
+            several: false,
             rng: Rng(seed),
         };
         Self {
@@ -179,6 +187,11 @@ impl SimDisk {
 
     pub(crate) fn set_sync_time(&self, time: Duration) {
         lock(&self.state).sync_time = time;
+    }
+
+    /// Lets the lanes opened from now on have several batches in flight.
+    pub(crate) fn set_several(&self, several: bool) {
+        lock(&self.state).several = several;
     }
 
     pub(crate) fn count(&self, call: Call) -> u64 {
@@ -444,6 +457,15 @@ impl Disk for SimDisk {
             }
             Entered::Failing(errno) => Err(io::Error::from_raw_os_error(errno)),
             Entered::Crashing => Err(io::Error::other("power failed")),
+        }
+    }
+
+    fn engines(&self, lane: LaneId, in_flight_max: u32) -> Vec<Box<dyn Engine>> {
+        let mut state = lock(&self.state);
+        if state.several && lane == LaneId::Safe {
+            vec![Box::new(SimEngine::new(in_flight_max, state.rng.next()))]
+        } else {
+            vec![Box::new(Pwrite::new(lane))]
         }
     }
 }

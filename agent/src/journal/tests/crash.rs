@@ -4,11 +4,15 @@
 //! was submitted, in whole batches; nothing else is; looking twice shows the same. Where
 //! retention was asked to give up the beginning, at most that is gone, and stays gone.
 
+use std::collections::VecDeque;
+
 use super::super::LaneId;
 use super::super::block::sim::{Call, How, Rng, SimDisk};
+use super::super::engine::Wait;
+use super::super::error::Failure;
 use super::super::lane::CommitError;
 use super::super::recover::Scan;
-use super::{Lsn, Seen, commit, look, open, random_payloads};
+use super::{Lsn, Seen, commit, look, open, random_payloads, submit};
 
 #[derive(Default, Debug)]
 pub(super) struct Tally {
@@ -20,6 +24,8 @@ pub(super) struct Tally {
     unacknowledged_survived: u64,
     files_removed: u64,
     records_given_up: u64,
+    /// Most batches in flight when a life ended.
+    in_flight: usize,
 }
 
 /// Everything submitted that may still exist.
@@ -103,6 +109,7 @@ pub(super) fn one_history(seed: u64, tally: &mut Tally) {
         LaneId::Safe
     };
     let segment_len = 4096 * (3 + rng.below(5)) as u64;
+    disk.set_several(rng.below(2) == 0);
     let mut history = History::default();
     for life in 0..2 + rng.below(4) {
         tally.lives += 1;
@@ -147,27 +154,47 @@ fn write(
     tally: &mut Tally,
     what: &str,
 ) {
+    let mut ends = VecDeque::new();
     for _ in 0..rng.below(16) {
         if rng.below(4) == 0 {
             tally.files_removed += history.retain(disk, lane, rng);
         }
         let payloads = random_payloads(rng, 4, 1800);
         let first = history.submit(&payloads);
-        match commit(lane, &payloads) {
-            Ok(committed) => {
-                assert_eq!(committed.first_lsn, first, "{what}");
-                history.acknowledged = history.records.len();
-                tally.acknowledged += payloads.len() as u64;
-            }
+        match submit(lane, &payloads) {
+            Ok(()) => ends.push_back((first, history.records.len())),
             Err(CommitError::Full { .. }) => {
                 // Nothing was written: it can't come back.
                 history.records.truncate(first as usize - 1);
                 history.boundaries.pop();
             }
             Err(CommitError::TooLarge { .. }) => panic!("{what}: 8 KiB do not fit"),
-            Err(CommitError::Fatal(_)) => return,
+            Err(CommitError::Fatal(_)) => {
+                tally.in_flight = tally.in_flight.max(ends.len());
+                return;
+            }
+        }
+        // Sometimes only what is done, sometimes all; room for the next always.
+        let all = rng.below(3) == 0;
+        loop {
+            let must = all || lane.outstanding() >= lane.depth();
+            match lane.reap(if must { Wait::Done } else { Wait::Not }) {
+                Ok(Some(committed)) => {
+                    let (first, end) = ends.pop_front().expect("was submitted");
+                    assert_eq!(committed.first_lsn, first, "{what}: out of order");
+                    tally.acknowledged += (end + 1) as u64 - first;
+                    history.acknowledged = end;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    tally.in_flight = tally.in_flight.max(ends.len());
+                    return;
+                }
+            }
         }
     }
+    // The life ends with these on their way.
+    tally.in_flight = tally.in_flight.max(ends.len());
 }
 
 #[test]
@@ -194,6 +221,7 @@ fn random_crashes_lose_nothing() {
     // The test must have met what it is about.
     assert!(tally.cuts > 0 && tally.unacknowledged_survived > 0 && tally.faults > 0);
     assert!(tally.files_removed > 0 && tally.records_given_up > 0);
+    assert_eq!(tally.in_flight, 4, "several batches in flight");
 }
 
 /// A workload of eight batches over several segments, the oldest given up, and a reopening, with power lost in every
@@ -201,11 +229,15 @@ fn random_crashes_lose_nothing() {
 #[test]
 fn every_crash_point_of_a_small_workload() {
     let mut points = 0;
-    for id in [LaneId::Fast, LaneId::Safe] {
+    for (id, several) in [
+        (LaneId::Fast, false),
+        (LaneId::Safe, false),
+        (LaneId::Safe, true),
+    ] {
         for seed in 0..8 {
             let mut at = 1;
             loop {
-                let (disk, mut history) = workload(id, seed, at);
+                let (disk, mut history) = workload(id, several, seed, at);
                 if !disk.crashed() {
                     break;
                 }
@@ -222,10 +254,11 @@ fn every_crash_point_of_a_small_workload() {
     assert!(points > 300, "{points}");
 }
 
-fn workload(id: LaneId, seed: u64, crash_at: u64) -> (SimDisk, History) {
+fn workload(id: LaneId, several: bool, seed: u64, crash_at: u64) -> (SimDisk, History) {
     let disk = SimDisk::new(seed * 1000 + crash_at);
     let mut rng = Rng(seed);
     let mut history = History::default();
+    disk.set_several(several);
     disk.crash_after(crash_at);
     for _ in 0..2 {
         let Ok(opened) = open(&disk, id, 4 * 4096) else {
@@ -237,17 +270,31 @@ fn workload(id: LaneId, seed: u64, crash_at: u64) -> (SimDisk, History) {
             break;
         };
         history.check(&opened.scan, &opened.seen, "reopened");
+        // All four are on their way before the first is asked for.
         for _ in 0..4 {
             history.retain(&disk, &lane, &mut rng);
             let payloads = random_payloads(&mut rng, 2, 3000);
             history.submit(&payloads);
-            if commit(&mut lane, &payloads).is_err() {
+            let submitted = submit(&mut lane, &payloads).is_ok();
+            if !submitted || (!several && settle(&mut lane, &mut history).is_err()) {
                 return (disk, history);
             }
-            history.acknowledged = history.records.len();
+        }
+        if settle(&mut lane, &mut history).is_err() {
+            return (disk, history);
         }
     }
     (disk, history)
+}
+
+/// Waits for everything outstanding.
+fn settle(lane: &mut super::Lane, history: &mut History) -> Result<(), Failure> {
+    while let Some(committed) = lane.reap(Wait::Done)? {
+        let first = committed.first_lsn as usize;
+        let end = history.boundaries.iter().find(|end| **end >= first);
+        history.acknowledged = *end.expect("was submitted");
+    }
+    Ok(())
 }
 
 /// Loses power in every call of the recovery, until one gets through; each is a second crash on

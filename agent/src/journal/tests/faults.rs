@@ -61,9 +61,10 @@ fn observe<T: std::fmt::Debug>(answer: &Result<T, JournalError>, dead: &mut bool
     }
 }
 
-async fn kth_failure(call: Call, k: u64, how: How) -> bool {
-    let what = format!("{call:?} {k} {how:?}");
+async fn kth_failure(call: Call, k: u64, how: How, several: bool) -> bool {
+    let what = format!("{call:?} {k} {how:?} several {several}");
     let disk = SimDisk::new(k);
+    disk.set_several(several);
     // The failing call may be one of a reopening, so there is something to reopen.
     let (journal, _) = open(&disk).expect("opens");
     journal
@@ -132,13 +133,13 @@ async fn the_kth_failure_of_every_call() {
             .map(How::Errno);
         let short = (call == Call::Write).then_some(How::Short);
         for how in hows.by_ref().chain(short) {
-            for k in 1.. {
-                let run = kth_failure(call, k, how);
+            for (k, several) in (1..).flat_map(|k| [(k, false), (k, true)]) {
+                let run = kth_failure(call, k, how, several);
                 let limit = Duration::from_secs(20);
                 let happened = tokio::time::timeout(limit, run).await.expect("hangs");
                 runs += 1;
                 // The preparer's calls interleave, so a few more than a quiet run makes.
-                if !happened {
+                if !happened && several {
                     break;
                 }
             }

@@ -1,0 +1,45 @@
+//! `cargo xtask bench`: builds the benchmarks with their peers and runs one.
+
+use std::ffi::OsString;
+
+use anyhow::Context;
+
+use crate::sh;
+
+/// A benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum What {
+    /// The journal beside fio, raft-engine and okaywal
+    Journal,
+}
+
+impl What {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Journal => "bench-journal",
+        }
+    }
+}
+
+/// Builds and runs; the result is the exit code.
+pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
+    // Built apart from running, so that the machine is quiet when it is measured.
+    let build = ["--profile", "measure", "--package", "paramedic-bench"];
+    sh::run(
+        sh::cargo()
+            .args(["build", "--quiet", "--features", "peers"])
+            .args(build),
+    )?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);
+    let program = target.join("measure").join(what.program());
+    let status = std::process::Command::new(&program)
+        .args(args)
+        .current_dir(sh::root())
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1))
+}
