@@ -1,4 +1,9 @@
 //! `paramedic journal …`, the program itself, on a real directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "only tests call the helpers"
+)]
 
 use std::{
     path::Path,

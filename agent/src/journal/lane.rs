@@ -263,7 +263,6 @@ impl Lane {
 
     /// Writes `records` as one batch and returns once it is durable; with others outstanding
     /// they are waited for and dropped out of sight.
-    #[cfg(test)]
     pub(crate) fn commit(
         &mut self,
         records: &[Pending<'_>],

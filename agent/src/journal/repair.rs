@@ -199,6 +199,8 @@ fn begin_anew(
         ahead: 1,
         patience: Duration::ZERO,
         space_retry: Duration::ZERO,
+        in_flight_max: 1,
+        realtime: false,
         inline: true,
     };
     let uuid = match scan.uuid {

@@ -239,7 +239,7 @@ pub fn write(
                     journal: journal.clone(),
                     sink: sink.clone(),
                     run,
-                    writer,
+                    number: writer,
                     until,
                 };
                 tasks.spawn(one.run());
@@ -258,7 +258,7 @@ struct Writer {
     journal: Journal,
     sink: SharedSink,
     run: u32,
-    writer: u16,
+    number: u16,
     until: Instant,
 }
 
@@ -266,16 +266,16 @@ impl Writer {
     fn key(&self, n: u64) -> Key {
         Key {
             run: self.run,
-            writer: self.writer,
+            writer: self.number,
             n,
         }
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let mut rng = Rng(u64::from(self.run) << 16 | u64::from(self.writer));
+        let mut rng = Rng(u64::from(self.run) << 16 | u64::from(self.number));
         let mut n = 0;
         // Every third writer stores snapshots.
-        let lane = if self.writer % 3 == 2 {
+        let lane = if self.number % 3 == 2 {
             LaneId::Safe
         } else {
             LaneId::Fast
