@@ -104,14 +104,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .prefix("run-")
         .tempdir_in(&options.dir)
         .context("cannot make a directory for the run")?;
-    let class = if options.fair {
-        "ordinary".to_owned()
-    } else {
-        schedule::realtime().map_or_else(
-            |error| format!("ordinary, real-time refused: {error}"),
-            |()| "real-time".to_owned(),
-        )
-    };
     let budget = if options.quick { BUDGET_QUICK } else { BUDGET };
     let mut bench = Bench {
         dir: dir.path().to_owned(),
@@ -128,22 +120,30 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             .as_ref()
             .is_none_or(|part| name.contains(part.as_str()))
     };
-    bench
-        .report
-        .fact("machine", &json!({ "scheduling": class }));
     fio::prepare(&bench.dir)?;
+    // First, because it wants the ordinary class.
+    if wanted("burners") {
+        burners::tail_latency(&mut bench)?;
+    }
+    let class = if options.fair {
+        "ordinary".to_owned()
+    } else {
+        schedule::realtime().map_or_else(
+            |error| format!("ordinary, real-time refused: {error}"),
+            |()| "real-time".to_owned(),
+        )
+    };
+    let machine = json!({ "scheduling": class });
+    bench.report.fact("machine", &machine);
+    // Its workers inherit the class.
+    bench.runtime = runtime()?;
     if wanted("flushes") {
         device::flushes(&mut bench)?;
     }
-    workloads::run(&mut bench, &wanted)?;
     if wanted("recovery") {
         recovery::run(&mut bench)?;
     }
-    if wanted("burners") {
-        schedule::ordinary()?;
-        bench.runtime = runtime()?;
-        burners::tail_latency(&mut bench)?;
-    }
+    workloads::run(&mut bench, &wanted)?;
     bench.report.finish();
     Ok(())
 }

@@ -7,11 +7,6 @@ pub(crate) fn realtime() -> io::Result<()> {
     set(libc::SCHED_RR, 1)
 }
 
-/// Back to the ordinary class.
-pub(crate) fn ordinary() -> io::Result<()> {
-    set(libc::SCHED_OTHER, 0)
-}
-
 fn set(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {
     let param = libc::sched_param { sched_priority };
     // SAFETY: thread 0 is the calling one, and `param` lives across the call.

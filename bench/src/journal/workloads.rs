@@ -132,9 +132,9 @@ const OTHERS: [(&str, Lane, Load, Callers, u64); 11] = [
 
 /// Records from which the memory for batches is asked about.
 const MEMORY_FROM: usize = 64 * KIB;
-/// Time that a round takes at most, kept for the parts that follow.
-const KEPT: Duration = Duration::from_secs(40);
-const KEPT_QUICK: Duration = Duration::from_secs(14);
+/// Time that a round takes at most, kept from the end.
+const KEPT: Duration = Duration::from_secs(15);
+const KEPT_QUICK: Duration = Duration::from_secs(6);
 
 /// Measures every wanted workload, round by round.
 pub(crate) fn run(bench: &mut Bench, wanted: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
