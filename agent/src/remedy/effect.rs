@@ -14,7 +14,7 @@ use crate::incident::{Intent, KnobChange};
 const RESTORE_ATTEMPTS: u32 = 5;
 const RESTORE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why an effect could not be applied. What was written before stays for [`undo`].
+/// Why an effect could not be applied. What was written before stays for `undo`.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The cgroup is gone, another one, or cannot be read or written.

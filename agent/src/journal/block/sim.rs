@@ -16,29 +16,12 @@ use super::super::{LaneId, lock};
 use super::{Access, BlockFile, DirectIo, Disk};
 
 mod engine;
+mod rng;
 
 use engine::SimEngine;
+pub(crate) use rng::Rng;
 
 const SECTOR: usize = 512;
-
-/// SplitMix64: small, seeded, good enough to choose by.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// 0 to `n` - 1.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 /// The calls, for counting and for failing a chosen one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
