@@ -24,11 +24,15 @@ use crate::{
     config::{Config, RulesConfig},
     diagnosis::{Finding, RuleSet},
     evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
+    incident::Level,
     intake::{Server, ServerError},
     journal::JournalError,
     ledger::{Found, Ledger, LedgerError, SharedLedger},
     pipeline::{self, Effects, Keeper, Stages, SyscallWatch},
-    remedy::Remedies,
+    remedy::{
+        Remedies,
+        guardian::{GuardianError, Warden},
+    },
     report::{self, Metrics, ReportState},
     resilience,
     routing::{Drained, Handler, OnFailure, Router},
@@ -67,6 +71,9 @@ pub enum AppError {
     /// What an earlier life left could not be settled.
     #[error("cannot settle what an earlier run left unfinished")]
     Resume(#[source] LedgerError),
+    /// The guardian.
+    #[error("cannot start the guardian")]
+    Guardian(#[from] GuardianError),
     /// Signals.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -102,13 +109,19 @@ impl App {
         let ledger = open_ledger(&config)?;
         let probes: Arc<dyn KernelProbes> = Arc::new(Probes::start(&config.probes));
         let clock = SystemClock::shared();
+        let mut remedies = Remedies::new(&config.remedy, clock.clone());
+        if config.remedy.level >= Level::Approve {
+            let grace = Duration::from_secs(config.remedy.orphan_grace_s);
+            let warden = Warden::start(&config.state_dir.join("leases"), grace)?;
+            remedies = remedies.guarded(warden);
+        }
         let stages = Arc::new(Stages {
             ledger,
             sampler: Sampler::new(&config.sampling, clock.clone())?,
             recorder: Arc::new(Recorder::start(&config.evidence, probes)?),
             rules: RwLock::new(Arc::new(rules)),
             diagnosis: config.diagnosis.clone(),
-            remedies: Arc::new(Remedies::new(&config.remedy, clock.clone())),
+            remedies: Arc::new(remedies),
             verify: config.verify.clone(),
             window: config.evidence.window(),
             syscall_watch: Duration::from_millis(config.evidence.syscall_watch_ms),
@@ -161,6 +174,7 @@ impl App {
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
         let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
+        let guarding = tokio::spawn(keep_guarded(stages.clone(), stop.clone()));
         info!(%address, level = ?config.remedy.level, "ready");
         while signals.next().await == What::Reload {
             reload(&stages, &config.rules);
@@ -172,6 +186,9 @@ impl App {
         }
         if bounding.await.is_err() {
             error!("the keeper of the journal's bounds panicked");
+        }
+        if guarding.await.is_err() {
+            error!("the watch over the guardian panicked");
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
@@ -232,6 +249,32 @@ async fn bound_history(ledger: SharedLedger, stop: CancellationToken) {
                 let error = &error as &dyn std::error::Error;
                 warn!(error, "old history stays for now");
             }
+        }
+    }
+}
+
+/// How often the guardian is looked after. Its absence matters only if the agent dies too.
+const GUARDED_EVERY: Duration = Duration::from_secs(2);
+
+async fn keep_guarded(stages: Arc<Stages>, stop: CancellationToken) {
+    if stages.remedies.warden().is_none() {
+        return;
+    }
+    let mut ticks = tokio::time::interval(GUARDED_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let remedies = stages.remedies.clone();
+        let look = move || remedies.warden().map_or(Ok(()), Warden::ensure);
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                error!(
+                    error,
+                    "no guardian: nothing will be done until there is one"
+                );
+            }
+            Err(_) => error!("looking after the guardian panicked"),
         }
     }
 }

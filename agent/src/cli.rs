@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod diagnose;
+pub(crate) mod guardian;
 pub(crate) mod incidents;
 pub(crate) mod journal;
 pub(crate) mod probes;
@@ -50,6 +51,8 @@ enum Command {
     Test(Test),
     /// Watch this host for some seconds and say what is wrong with it; changes nothing
     Diagnose(diagnose::Args),
+    /// End the effects of an agent that is gone; the agent starts this by itself
+    Guardian(guardian::Args),
     /// Read the record: what happened, why, and what was done
     Incidents(incidents::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
@@ -91,6 +94,7 @@ impl Cli {
             Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
             Command::Diagnose(args) => diagnose::diagnose(&args),
+            Command::Guardian(args) => guardian::guardian(&args),
             Command::Incidents(args) => incidents::incidents(args),
             Command::Journal(args) => journal::journal(&args),
             Command::Probes(args) => probes::probes(&args),

@@ -30,7 +30,7 @@ use crate::{
         Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
     },
     ledger::{LedgerError, SharedLedger},
-    remedy::{CollectError, Remedies},
+    remedy::{CollectError, Remedies, UndoReport},
     report::Metrics,
     sampling::Sampler,
     verify::{self, Verifier, VerifyConfig},
@@ -385,6 +385,7 @@ async fn settle(
     let episode = intent.episode;
     let healed = outcome.kind == OutcomeKind::Healed;
     let undone = if healed {
+        keep(stages, &intent).await;
         None
     } else {
         // Before anything is written down: what did not help must not wait for a disk.
@@ -402,18 +403,36 @@ async fn settle(
     Ok(())
 }
 
+/// Tells the guardian, before the journal: an effect that is kept too long ends with its lease, one that
+/// is undone too early is a cure lost.
+async fn keep(stages: &Arc<Stages>, intent: &Intent) {
+    let (shared, kept) = (stages.clone(), intent.clone());
+    let keep = move || shared.remedies.keep(&kept);
+    if tokio::task::spawn_blocking(keep).await.is_err() {
+        warn!("the remedy panicked while keeping an effect");
+    }
+}
+
 /// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.
 async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
     let (shared, planned) = (stages.clone(), intent.clone());
     let undo = move || shared.effects.undo(&shared.remedies, &planned);
-    let left_alone = match tokio::task::spawn_blocking(undo).await {
-        Ok(report) => report.left_alone,
-        Err(_) => vec!["the remedy panicked while undoing".to_owned()],
+    let report = tokio::task::spawn_blocking(undo)
+        .await
+        .unwrap_or_else(|_| UndoReport {
+            left_alone: vec!["the remedy panicked while undoing".to_owned()],
+            ..UndoReport::default()
+        });
+    let left_alone = report.left_alone;
+    let reason = match &report.guardian {
+        Some(done) => done.reason.as_str(),
+        None => reason,
     };
     info!(action = %intent.action.kind, target = %intent.action.path, reason, ?left_alone, "rolled back");
     stages.metrics.rolled_back(intent, reason);
     Entry::RolledBack {
         reason: reason.to_owned(),
+        by_guardian: report.guardian.map(|done| done.at),
         left_alone,
     }
 }

@@ -5,6 +5,7 @@
 //! - `policy`, `protect`, `limits`: the three guards;
 //! - `catalogue`: what each action writes;
 //! - `effect`: writing and undoing, the same for all;
+//! - `guardian`: the process that ends effects when the agent can't;
 //! - `cgroup`: cgroups by handle and id, never by bare path;
 //! - `sandbox`: where diagnostic commands run.
 //!
@@ -15,6 +16,7 @@ mod catalogue;
 mod cgroup;
 mod config;
 mod effect;
+pub mod guardian;
 mod lease;
 mod limits;
 mod plan;
@@ -30,6 +32,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use tracing::warn;
 
 pub use catalogue::collect::Command;
 pub use cgroup::{Cgroup, CgroupError, Hierarchy};
@@ -42,6 +45,7 @@ use crate::{
     clock::Clock,
     incident::{ActionKind, Diagnosis, Episode, Evidence, Intent, Refusal},
 };
+use guardian::Warden;
 use limits::Limits;
 use process::Processes;
 use protect::Protection;
@@ -63,6 +67,8 @@ pub struct Remedies {
     limits: Limits,
     /// One command at a time: the sandbox is for a node in trouble.
     sandbox: Mutex<Sandbox>,
+    /// Ends effects when this process can't. None where nothing is ever done.
+    warden: Option<Warden>,
 }
 
 impl Remedies {
@@ -89,16 +95,22 @@ impl Remedies {
             },
             limits: Limits::new(&config.limits, clock),
             sandbox: Mutex::new(Sandbox::new(&config.sandbox)),
+            warden: None,
             config: config.clone(),
             hierarchy,
         }
     }
 
-    /// The guardian is protected as the agent is. Call before the first plan.
+    /// From now on nothing is done without the guardian. It is protected by its program's name.
     #[must_use]
-    pub fn with_guardian(mut self, pid: u32) -> Self {
-        self.protection.own.push(pid);
+    pub fn guarded(mut self, warden: Warden) -> Self {
+        self.warden = Some(warden);
         self
+    }
+
+    /// The agent's side of the guardian.
+    pub fn warden(&self) -> Option<&Warden> {
+        self.warden.as_ref()
     }
 
     fn hierarchy(&self) -> Result<&Hierarchy, &CgroupError> {
@@ -126,6 +138,9 @@ impl Remedies {
         let hierarchy = self.hierarchy().map_err(|_| CgroupError::NoMount)?;
         let target = hierarchy.open_same(&intent.action.path, intent.action.cgroup)?;
         self.protection.check(hierarchy, &target)?;
+        if let Some(warden) = &self.warden {
+            warden.entrust(intent)?;
+        }
         effect::apply(&target, &intent.changes)?;
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { took_us })
@@ -137,12 +152,44 @@ impl Remedies {
         let report = match self.hierarchy() {
             Ok(hierarchy) => effect::undo(hierarchy, intent),
             Err(error) => UndoReport {
-                restored: Vec::new(),
                 left_alone: vec![error.to_string()],
+                ..UndoReport::default()
             },
         };
         self.limits.release(intent);
-        report
+        let Some(warden) = &self.warden else {
+            return report;
+        };
+        if let Err(error) = warden.release(intent.episode) {
+            let error = &error as &dyn std::error::Error;
+            warn!(
+                error,
+                "the guardian will undo this once more, which changes nothing"
+            );
+        }
+        match warden.done(intent.episode) {
+            // Done before: what it found then is the truth, what is there now may be somebody else's.
+            Some(done) => UndoReport {
+                restored: done.restored.clone(),
+                left_alone: done.left_alone.clone(),
+                guardian: Some(done),
+            },
+            None => report,
+        }
+    }
+
+    /// It helped: it stays until its lease ends, whatever becomes of this process.
+    pub fn keep(&self, intent: &Intent) {
+        if let Some(Err(error)) = self.warden.as_ref().map(|warden| warden.verified(intent)) {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "the guardian takes this effect for unverified");
+        }
+    }
+
+    /// Whether the guardian has ended this effect already.
+    pub fn ended(&self, intent: &Intent) -> bool {
+        let warden = self.warden.as_ref();
+        warden.is_some_and(|warden| warden.done(intent.episode).is_some())
     }
 
     /// After a restart: counts an action of an earlier life, begun at `at`; `held` if it is still in

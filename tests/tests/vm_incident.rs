@@ -6,6 +6,9 @@
     reason = "helpers of tests, which clippy does not take for tests"
 )]
 
+#[path = "vm_incident/guardian.rs"]
+mod guardian;
+
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},

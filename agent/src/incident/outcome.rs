@@ -210,8 +210,11 @@ pub enum Entry {
     },
     /// Prior values restored.
     RolledBack {
-        /// `no_effect`, `worse`, `lease_ended`, `resolved`, `agent_restarted`, …
+        /// `did_not_help`, `lease_ended`, `agent_restarted`, `agent_gone`, …
         reason: String,
+        /// When, where the guardian did it in the agent's absence.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by_guardian: Option<Timestamp>,
         /// Files left alone because somebody else had changed them meanwhile, or the cgroup is gone.
         #[serde(default)]
         left_alone: Vec<String>,

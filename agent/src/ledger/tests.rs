@@ -91,6 +91,7 @@ fn every_entry() -> Vec<Entry> {
         },
         Entry::RolledBack {
             reason: "lease_ended".to_owned(),
+            by_guardian: Some(Timestamp::UNIX_EPOCH),
             left_alone: vec!["cpu.max".to_owned()],
         },
         Entry::TakenOver {

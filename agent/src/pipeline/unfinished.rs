@@ -38,6 +38,11 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
                 resumed.again.push((incident.episode, resolved));
             }
             Some(_) if incident.rolled_back() => close(stages, &incident).await?,
+            Some((intent, true)) if stages.remedies.ended(intent) => {
+                let undone = undo(stages, intent, "lease_ended").await;
+                let entries = vec![undone, Entry::Closed];
+                stages.ledger.append_outcome(incident.id, entries).await?;
+            }
             Some((_, true)) => {
                 take_over(stages, &incident).await?;
                 resumed.taken_over += 1;
@@ -48,7 +53,24 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
             }
         }
     }
+    tidy(stages);
     Ok(resumed)
+}
+
+/// What the guardian told stands in the journal now.
+fn tidy(stages: &Stages) {
+    let Some(warden) = stages.remedies.warden() else {
+        return;
+    };
+    let closed = |id| {
+        stages
+            .ledger
+            .with_index(|index| index.get(id).is_none_or(Incident::closed))
+    };
+    if let Err(error) = warden.tidy(closed) {
+        let error = &error as &dyn std::error::Error;
+        warn!(error, "the guardian's notes stay for now");
+    }
 }
 
 /// The budgets count what an earlier life did.
@@ -83,6 +105,7 @@ async fn take_over(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
         .ledger
         .append_outcome(incident.id, vec![Entry::TakenOver { detail }])
         .await?;
+    super::keep(stages, intent).await;
     stages.keeper.hold(stages, intent.clone());
     Ok(())
 }

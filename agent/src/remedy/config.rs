@@ -15,6 +15,9 @@ pub struct RemedyConfig {
     pub allow: Vec<ActionKind>,
     /// How long an effect that helped stays, in seconds. 1 to 86,400; default 300.
     pub lease_s: u64,
+    /// How long a restart of a dead agent is waited for before the guardian undoes what nobody has
+    /// verified, in seconds. 1 to 600; default 10.
+    pub orphan_grace_s: u64,
     /// Cgroups that are never touched, nor what contains them, as paths below the cgroup mount. At
     /// most 256. Comes on top of what is protected in code.
     pub protect: Vec<String>,
@@ -36,6 +39,7 @@ impl Default for RemedyConfig {
                 ActionKind::Notify,
             ],
             lease_s: 300,
+            orphan_grace_s: 10,
             protect: Vec::new(),
             limits: LimitsConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -104,6 +108,7 @@ impl RemedyConfig {
         let (limits, sandbox) = (&self.limits, &self.sandbox);
         let numbers = [
             ("lease_s", self.lease_s, 1, 86_400),
+            ("orphan_grace_s", self.orphan_grace_s, 1, 600),
             (
                 "limits.actions_per_hour",
                 limits.actions_per_hour.into(),

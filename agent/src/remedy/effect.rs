@@ -6,6 +6,7 @@ use std::{thread, time::Duration};
 use super::{
     catalogue::kill_cgroup,
     cgroup::{Cgroup, CgroupError, Hierarchy},
+    guardian::{Done, GuardianError},
 };
 use crate::incident::{Intent, KnobChange};
 
@@ -49,6 +50,9 @@ pub enum ApplyError {
         /// Read back.
         found: String,
     },
+    /// Nobody would undo it if this agent died.
+    #[error(transparent)]
+    Guardian(#[from] GuardianError),
     /// Killed, and still alive.
     #[error("processes of {path:?} are still there 2 s after cgroup.kill: stuck in the kernel?")]
     StillAlive {
@@ -64,6 +68,8 @@ pub struct UndoReport {
     pub restored: Vec<String>,
     /// What was left as it is, with the reason: changed by somebody else, gone, not reversible.
     pub left_alone: Vec<String>,
+    /// The guardian had done it before, in the agent's absence; the two lists are its own.
+    pub guardian: Option<Done>,
 }
 
 /// Writes every change, in order.

@@ -132,8 +132,13 @@ fn say(entry: &Entry) -> Vec<String> {
             lines
         }
         Entry::Verified { outcome, .. } => verified(outcome),
-        Entry::RolledBack { reason, left_alone } => {
+        Entry::RolledBack {
+            reason,
+            by_guardian,
+            left_alone,
+        } => {
             let mut lines = vec![format!("rolled back ({reason})")];
+            lines.extend(by_guardian.map(|at| format!("by the guardian, at {at}")));
             lines.extend(left_alone.iter().map(|what| format!("left alone: {what}")));
             lines
         }
