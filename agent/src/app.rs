@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -165,12 +168,14 @@ impl App {
             router.readmit(episode, resolved);
         }
         let depth = router.clone();
+        let stop = CancellationToken::new();
         let report = report::routes(ReportState {
             ledger: ledger.clone(),
             metrics,
             depth: Arc::new(move || depth.depth()),
+            streams: Arc::new(Semaphore::new(PAGES_MAX)),
+            stop: stop.clone(),
         });
-        let stop = CancellationToken::new();
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
         let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
@@ -221,6 +226,10 @@ impl App {
         Ok(())
     }
 }
+
+/// Pages that may follow this agent live at the same time. Below `intake.connections_max`, so that
+/// Alertmanager always finds a connection.
+const PAGES_MAX: usize = 16;
 
 fn own_missing_privileges() -> Vec<String> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -227,6 +227,14 @@ impl Ledger {
         change(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The evidence that an entry names. Blocking: reads from disk.
+    ///
+    /// # Errors
+    /// As [`read_evidence`].
+    pub fn evidence(&self, reference: &str) -> Result<Evidence, String> {
+        decode_evidence(reference, |reference| self.journal.read_snapshot(reference))
+    }
+
     /// The journal beneath, for its health and figures.
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -246,9 +254,16 @@ pub fn read(dir: &Path, incidents_max: usize) -> Result<(Index, Found), JournalE
 /// # Errors
 /// A sentence: the reference is not one, or the snapshot is not there or not intact.
 pub fn read_evidence(dir: &Path, reference: &str) -> Result<Evidence, String> {
+    decode_evidence(reference, |reference| read_snapshot(dir, reference))
+}
+
+fn decode_evidence(
+    reference: &str,
+    read: impl FnOnce(&SnapshotRef) -> Result<Bytes, JournalError>,
+) -> Result<Evidence, String> {
     let reference: SnapshotRef = serde_json::from_str(reference)
         .map_err(|e| format!("snapshot reference {reference}: {e}"))?;
-    let bytes = read_snapshot(dir, &reference).map_err(|e| e.to_string())?;
+    let bytes = read(&reference).map_err(|e| e.to_string())?;
     serde_json::from_slice(&bytes).map_err(|e| format!("snapshot {}: {e}", reference.lsn.0))
 }
 

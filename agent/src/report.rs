@@ -1,7 +1,9 @@
-//! What people and machines read: the JSON API and the metrics.
+//! What people and machines read: the page, the JSON API and the metrics.
 
 mod api;
+mod events;
 mod metrics;
+mod page;
 mod text;
 
 pub use api::{ReportState, routes};

@@ -23,7 +23,7 @@ pub enum Part {
     Bpf,
     /// Booting kernels.
     Vm,
-    /// Prometheus, Alertmanager, node exporter, faults.
+    /// Prometheus, Alertmanager, node exporter, faults, a browser.
     Stack,
     /// Benchmarks; installed by them alone.
     Bench,
@@ -54,7 +54,8 @@ impl Part {
                 "xz-utils",
                 "iproute2",
             ],
-            Self::Stack => &["stress-ng"],
+            // The browser opens the page in a test; its font makes pictures readable.
+            Self::Stack => &["stress-ng", "chromium", "fonts-dejavu-core"],
             Self::Bench => &["fio", "e2fsprogs"],
         }
     }

@@ -197,6 +197,8 @@ pub struct Index {
     incidents_max: usize,
     /// Closed incidents that were dropped from memory; they are still on disk.
     pub evicted: u64,
+    /// Entries taken so far: whoever shows them compares it with what it has seen.
+    pub changes: u64,
 }
 
 impl Index {
@@ -206,12 +208,14 @@ impl Index {
             incidents: BTreeMap::new(),
             incidents_max,
             evicted: 0,
+            changes: 0,
         }
     }
 
     /// Adds a durable entry. An entry whose episode is not known (its opening was evicted) is
     /// counted as evicted.
     pub fn push(&mut self, id: EpisodeId, line: Line) {
+        self.changes += 1;
         if let Entry::Opened { episode } = &line.entry {
             let incident = Incident {
                 id,

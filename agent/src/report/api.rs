@@ -1,4 +1,5 @@
-//! `GET /api/v1/incidents`, `GET /api/v1/incidents/{id}`, `GET /metrics`. Read-only.
+//! `GET /`, `/api/v1/incidents`, `/api/v1/incidents/{id}`, `…/{id}/evidence/{lsn}`, `/api/v1/events`,
+//! `/metrics`. Read-only.
 
 use std::sync::Arc;
 
@@ -11,9 +12,12 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Metrics;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Metrics, events::events, page};
 use crate::{
-    incident::EpisodeId,
+    incident::{Entry, EpisodeId},
     ledger::{SharedLedger, Summary},
 };
 
@@ -33,6 +37,10 @@ pub struct ReportState {
     pub metrics: Arc<Metrics>,
     /// Episodes waiting in all queues, asked at each scrape.
     pub depth: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// Places for those who follow what is recorded.
+    pub streams: Arc<Semaphore>,
+    /// Ends what would otherwise go on.
+    pub stop: CancellationToken,
 }
 
 /// The read-only routes.
@@ -40,7 +48,10 @@ pub fn routes(state: ReportState) -> Router {
     Router::new()
         .route("/api/v1/incidents", get(list))
         .route("/api/v1/incidents/{id}", get(show))
+        .route("/api/v1/incidents/{id}/evidence/{lsn}", get(evidence))
+        .route("/api/v1/events", get(events))
         .route("/metrics", get(metrics))
+        .merge(page::routes())
         .with_state(state)
 }
 
@@ -68,26 +79,60 @@ async fn list(State(state): State<ReportState>, Query(page): Query<Page>) -> Jso
     Json(List { incidents })
 }
 
+fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(serde_json::json!({ "error": error.into() }))).into_response()
+}
+
 async fn show(State(state): State<ReportState>, Path(id): Path<String>) -> Response {
-    let problem = |status: StatusCode, error: String| {
-        (status, Json(serde_json::json!({ "error": error }))).into_response()
-    };
     let id = match id.parse::<EpisodeId>() {
         Ok(id) => id,
         Err(error) => return problem(StatusCode::BAD_REQUEST, error),
     };
-    state
-        .ledger
-        .with_index(|index| index.get(id).cloned())
-        .map_or_else(
-            || {
-                problem(
-                    StatusCode::NOT_FOUND,
-                    format!("no incident {id} here; older ones: `paramedic incidents show {id}`"),
-                )
-            },
-            |incident| Json(incident).into_response(),
-        )
+    match state.ledger.with_index(|index| index.get(id).cloned()) {
+        Some(incident) => Json(incident).into_response(),
+        None => unknown(id),
+    }
+}
+
+fn unknown(id: EpisodeId) -> Response {
+    let error = format!("no incident {id} here; older ones: `paramedic incidents show {id}`");
+    problem(StatusCode::NOT_FOUND, error)
+}
+
+/// The evidence that the entry with this LSN names.
+async fn evidence(
+    State(state): State<ReportState>,
+    Path((id, lsn)): Path<(String, u64)>,
+) -> Response {
+    let id = match id.parse::<EpisodeId>() {
+        Ok(id) => id,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error),
+    };
+    let found = state.ledger.with_index(|index| {
+        index.get(id).map(|incident| {
+            let mut lines = incident.entries.iter().filter(|line| line.lsn == lsn);
+            lines.find_map(|line| match &line.entry {
+                Entry::Diagnosed { snapshot, .. } | Entry::Verified { snapshot, .. } => {
+                    snapshot.clone()
+                }
+                _ => None,
+            })
+        })
+    });
+    let Some(reference) = found else {
+        return unknown(id);
+    };
+    let Some(reference) = reference else {
+        let error = format!("entry {lsn} of incident {id} names no evidence");
+        return problem(StatusCode::NOT_FOUND, error);
+    };
+    let ledger = state.ledger.clone();
+    let read = tokio::task::spawn_blocking(move || ledger.evidence(&reference)).await;
+    match read {
+        Ok(Ok(evidence)) => Json(evidence).into_response(),
+        Ok(Err(error)) => problem(StatusCode::NOT_FOUND, error),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the reader panicked"),
+    }
 }
 
 /// OpenMetrics for who asks for it, the classic text format for everybody else.

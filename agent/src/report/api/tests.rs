@@ -16,6 +16,8 @@ fn state(dir: &std::path::Path) -> ReportState {
         ledger: Arc::new(ledger),
         metrics: Arc::new(Metrics::new()),
         depth: Arc::new(|| 3),
+        streams: Arc::new(Semaphore::new(1)),
+        stop: CancellationToken::new(),
     }
 }
 
@@ -88,5 +90,58 @@ async fn incidents_that_are_not_there_are_named() {
     assert!(
         text.contains(&format!("paramedic incidents show {id}")),
         "{text}"
+    );
+}
+
+#[tokio::test]
+async fn the_page_comes_whole_and_lets_nothing_in_from_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    let (status, kind, html) = get_text(&state, "/", "text/html").await;
+    assert_eq!(
+        (status, kind.as_str()),
+        (StatusCode::OK, "text/html; charset=utf-8")
+    );
+    // Every file that it or its scripts name is there.
+    let mut todo = vec![html];
+    let mut bytes = 0;
+    while let Some(text) = todo.pop() {
+        bytes += text.len();
+        assert!(!text.contains("http://") && !text.contains("https://"));
+        for quote in ["href=\"", "src=\"", "from \"./"] {
+            for part in text.split(quote).skip(1) {
+                let name = part.split('"').next().unwrap();
+                let is_file = [".css", ".js"].iter().any(|end| name.ends_with(end));
+                if is_file {
+                    let (status, _, file) = get_text(&state, &format!("/{name}"), "*/*").await;
+                    assert_eq!(status, StatusCode::OK, "{name}");
+                    todo.push(file);
+                }
+            }
+        }
+    }
+    assert!((10_000..150 << 10).contains(&bytes), "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn a_follower_is_told_at_once_and_bounded_in_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    let ask = || {
+        let request = Request::get("/api/v1/events").body(Body::empty()).unwrap();
+        routes(state.clone()).oneshot(request)
+    };
+    let mut first = ask().await.unwrap();
+    assert_eq!(first.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let frame = first.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "id: 0\ndata: 0\n\n");
+    assert_eq!(
+        ask().await.unwrap().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    state.stop.cancel();
+    assert!(
+        first.body_mut().frame().await.is_none(),
+        "ends with the agent"
     );
 }
