@@ -34,6 +34,7 @@ mod fast;
 mod format;
 mod inspect;
 mod lane;
+mod left_out;
 mod pool;
 mod priority;
 mod reader;

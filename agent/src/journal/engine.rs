@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::LaneId;
 use super::block::{AlignedBuf, BlockFile};
 use super::error::Failure;
+use super::lane::Batch;
 
 mod measure;
 mod threads;
@@ -49,6 +50,18 @@ pub(crate) struct Write {
     pub(crate) buf: AlignedBuf,
     /// Of the buffer, bytes.
     pub(crate) len: usize,
+    /// What the buffer is to hold; `None` if it does already.
+    pub(crate) batch: Option<Batch>,
+}
+
+impl Write {
+    /// Fills the buffer. Engines that write in several threads do it there.
+    pub(crate) fn encode(&mut self) -> Result<(), Failure> {
+        match self.batch.take() {
+            Some(batch) => batch.encode(&self.name, self.buf.slice(self.len)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A batch that is durable, or never will be.
@@ -129,15 +142,17 @@ impl Engine for Pwrite {
 }
 
 /// The whole commit in the calling thread.
-pub(crate) fn at_once(lane: LaneId, ticket: u64, write: Write) -> Done {
+pub(crate) fn at_once(lane: LaneId, ticket: u64, mut write: Write) -> Done {
+    let encoded = write.encode();
     let Write {
         file,
         name,
         offset,
         mut buf,
         len,
+        ..
     } = write;
-    let result = lane.commit(file.as_ref(), &name, buf.slice(len), offset);
+    let result = encoded.and_then(|()| lane.commit(file.as_ref(), &name, buf.slice(len), offset));
     Done {
         ticket,
         buf,

@@ -14,31 +14,9 @@ use super::format::{
     BATCH_HEADER_LEN, BatchHeader, Damage, FLAG_FENCE, GRANULE_MIN, RawRecord, SegmentHeader,
     SegmentState, decode_batch,
 };
+use super::left_out::{Check, left_out};
 use super::retain::{Base, Span, base_of};
 use super::{LaneId, Lsn, store};
-
-/// What the tests leave out, one at a time, to see that a test notices.
-#[cfg_attr(not(test), allow(dead_code, reason = "left out by tests only"))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Check {
-    /// A batch's epoch is the log's.
-    Epoch,
-    /// A batch continues the chain.
-    Chain,
-    /// Valid batches beyond the tail are corruption.
-    Beyond,
-    /// Segments are removed only when a durable header says that they have gone.
-    BaseDurable,
-}
-
-#[cfg(test)]
-pub(crate) use super::tests::mutation::left_out;
-
-/// Nothing is ever left out.
-#[cfg(not(test))]
-pub(crate) const fn left_out(_: Check) -> bool {
-    false
-}
 
 /// The torn end of a lane: reported, and sealed off before anything new is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

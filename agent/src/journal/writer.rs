@@ -230,12 +230,12 @@ impl Writer {
             self.refuse(batch, &dead);
             return;
         }
-        let batch = self.admit(batch);
+        let mut batch = self.admit(batch);
         if batch.is_empty() {
             return;
         }
         let at = Instant::now();
-        match self.submit(&batch, at) {
+        match self.submit(&mut batch, at) {
             Ok(()) => {
                 if self.pending.is_empty() {
                     self.shared.begin(batch[0].enqueued);
@@ -279,25 +279,27 @@ impl Writer {
         outcomes
     }
 
-    fn submit(&mut self, batch: &[Request], at: Instant) -> Result<(), CommitError> {
+    /// Takes the records out of the calls: they belong to the batch from here on.
+    fn submit(&mut self, batch: &mut [Request], at: Instant) -> Result<(), CommitError> {
         let now = unix_ns();
         let mut records = Vec::with_capacity(batch.len());
-        for request in batch {
+        for request in &mut *batch {
             // The time of the call, by one reading of the clock for all.
             let age = at.saturating_duration_since(request.enqueued).as_nanos();
             let unix_ns = now.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX));
-            records.extend(request.records.iter().map(|record| Pending {
+            let own = std::mem::take(&mut request.records);
+            records.extend(own.into_iter().map(|record| Pending {
                 kind: record.kind,
                 episode: record.episode,
                 unix_ns,
-                payload: &record.payload,
+                payload: record.payload,
             }));
         }
         // Nothing more will go before this one is back: then the call may do all of it, which
         // is quicker than through a ring.
         let bytes: usize = batch.iter().map(|call| call.body).sum();
         let alone = self.pending.is_empty() && self.waiting.is_empty() && bytes < self.large();
-        self.lane.submit(&records, now, alone)
+        self.lane.submit(records, now, alone)
     }
 
     fn acknowledge(&mut self, batch: Submitted, committed: Committed) {
@@ -308,10 +310,7 @@ impl Writer {
             batch.at,
             committed.bytes,
             self.lane.buffer_bytes(),
-            batch
-                .calls
-                .iter()
-                .map(|call| (call.enqueued, &call.records[..])),
+            batch.calls.iter().map(|call| (call.enqueued, call.size)),
             oldest,
         );
         let mut lsn = committed.first_lsn;
@@ -322,7 +321,7 @@ impl Writer {
                 segment: committed.segment,
                 offset,
             };
-            lsn += request.records.len() as u64;
+            lsn += request.size.records;
             offset += request.body as u64;
             request.reply(Ok(placed));
         }

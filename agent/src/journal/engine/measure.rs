@@ -65,6 +65,7 @@ fn measure(engine: &mut dyn Engine, file: &Arc<dyn BlockFile>) -> Option<Duratio
                 offset: submitted % 8 * WRITE_BYTES as u64,
                 buf,
                 len: WRITE_BYTES,
+                batch: None,
             };
             engine.submit(submitted, write, false);
             submitted += 1;

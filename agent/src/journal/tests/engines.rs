@@ -39,6 +39,7 @@ fn write(file: &Arc<dyn BlockFile>, nth: u64) -> Write {
         offset: nth * BLOCK as u64,
         buf,
         len: BLOCK,
+        batch: None,
     }
 }
 

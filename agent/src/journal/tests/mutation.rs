@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::super::block::sim::Call;
-use super::super::recover::Check;
+use super::super::left_out::Check;
 use super::{crash, damage, faults};
 
 /// One thing left out.

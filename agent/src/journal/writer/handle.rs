@@ -11,7 +11,7 @@ use super::super::error::{Failure, JournalError};
 use super::super::format::{GRANULE_MAX, batch_size, record_size};
 use super::super::lane::Lane;
 use super::super::pool::Pool;
-use super::super::stats::{JournalHealth, Shared};
+use super::super::stats::{JournalHealth, Shared, Size};
 use super::super::store::Lock;
 use super::super::{LaneId, Record, lock};
 use super::Writer;
@@ -38,7 +38,9 @@ pub(crate) type Answer = Result<Placed, JournalError>;
 
 /// One call, from the queue to its answer.
 pub(crate) struct Request {
+    /// Until they are in a batch.
     pub(crate) records: Vec<Record>,
+    pub(crate) size: Size,
     /// Bytes of the records with their headers.
     pub(crate) body: usize,
     pub(crate) priority: Priority,
@@ -204,10 +206,15 @@ impl LaneHandle {
             .acquire_many_owned(bytes)
             .await
             .map_err(|_| closed())?;
+        let size = Size {
+            records: records.len() as u64,
+            payload_bytes: records.iter().map(|r| r.payload.len() as u64).sum(),
+        };
         let (reply, answer) = oneshot::channel();
         self.shared.enqueued();
         let request = Request {
             records,
+            size,
             body,
             priority,
             enqueued,
