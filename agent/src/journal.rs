@@ -20,7 +20,7 @@
 //! is believed afterwards. This module knows nothing of episodes or alerts: payloads are opaque.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -44,6 +44,7 @@ mod retain;
 mod safe;
 mod stats;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -68,6 +69,7 @@ use format::{BATCH_HEADER_LEN, GRANULE_MAX};
 use pool::PoolConfig;
 use recover::Scan;
 use retain::{Keep, Retention};
+use sync::lock;
 use writer::{LaneHandle, Priority, QueueLimits};
 
 /// One of the two logs.
@@ -522,11 +524,6 @@ fn limits(config: &JournalConfig, lane: LaneId) -> QueueLimits {
         realtime: config.writer_realtime,
         nice: config.writer_nice,
     }
-}
-
-/// Locks, whatever became of an earlier holder: every critical section here leaves its data whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nanoseconds since the Unix epoch; 0 before it.

@@ -13,6 +13,7 @@ use super::LaneId;
 use super::block::{AlignedBuf, BlockFile};
 use super::error::Failure;
 use super::lane::Batch;
+use super::sync;
 
 mod measure;
 mod threads;
@@ -93,7 +94,8 @@ pub(crate) trait Engine: Send {
     /// How many may be in flight.
     fn depth(&self) -> usize;
 
-    /// Starts a write. `alone`: nothing else will be submitted before it is done, so the call may
+    /// Starts a write, which is encoded in the order of submission or beside the others, never
+    /// after a later one: that waits for its check. `alone`: nothing else will be submitted before it is done, so the call may
     /// do all of it. A failure comes out of [`Self::reap`].
     fn submit(&mut self, ticket: u64, write: Write, alone: bool);
 

@@ -21,10 +21,9 @@ mod batch;
 mod in_flight;
 mod segment;
 
-pub(crate) use batch::{Batch, Pending};
+pub(crate) use batch::{Batch, Chain, Pending};
 pub(crate) use segment::Active;
 
-use batch::Chain;
 use in_flight::InFlight;
 use segment::Open;
 

@@ -24,8 +24,20 @@ pub(crate) enum Check {
     InOrder,
     /// A batch is acknowledged only if its write succeeded.
     Succeeded,
-    /// A record count is believed only as far as the bytes reach.
-    Count,
+    /// Whoever has enough calls wakes the writer that sleeps on the queue.
+    WakeParked,
+    /// ... and rings for the one that sleeps in the engine.
+    WakeDozing,
+    /// The writer looks once more before it sleeps in the engine.
+    LastLook,
+    /// Closing the queue wakes the writer.
+    WakeClosed,
+    /// A batch is where its header says, and of this log.
+    Place,
+    /// A batch's body is what was written.
+    Body,
+    /// A record is what was written.
+    Record,
     /// Records fill the body exactly.
     Filled,
     /// The LSNs in a batch are those that its header promises.

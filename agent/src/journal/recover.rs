@@ -397,9 +397,10 @@ impl Walk {
         let header = BatchHeader::decode(window.get(link.end, BATCH_HEADER_LEN)?)?;
         let total = header.total_len.get();
         let opens_epoch = header.flags.get() & FLAG_FENCE != 0 && header.epoch.get() > link.epoch;
-        if Some(header.log_uuid) != self.out.uuid
-            || header.seq.get() != link.seq
-            || header.offset.get() != link.end
+        let here = Some(header.log_uuid) == self.out.uuid
+            && header.seq.get() == link.seq
+            && header.offset.get() == link.end;
+        if (!here && !left_out(Check::Place))
             || (header.epoch.get() != link.epoch && !opens_epoch && !left_out(Check::Epoch))
         {
             return Err(Damage::Misplaced);

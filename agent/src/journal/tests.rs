@@ -7,11 +7,15 @@
     reason = "small numbers that the tests themselves make"
 )]
 
+mod codec;
 mod crash;
 mod damage;
 mod engines;
 mod faults;
+mod fuzz;
 mod golden;
+mod in_flight;
+mod model;
 pub(crate) mod mutation;
 mod real;
 mod repair;

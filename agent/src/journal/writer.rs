@@ -15,7 +15,8 @@ use super::format::BATCH_HEADER_LEN;
 use super::lane::{CommitError, Committed, Lane, Pending};
 use super::pool::Pool;
 use super::stats::Shared;
-use super::{LaneId, priority, unix_ns};
+use super::sync::Until;
+use super::{LaneId, priority, sync, unix_ns};
 
 mod handle;
 pub(crate) mod queue;
@@ -153,7 +154,8 @@ impl Writer {
         }
         let already = self.queue.len() + self.waiting.len();
         let limit = (self.sync_time / WELCOME_PART).clamp(WELCOME_MIN, WELCOME_MAX);
-        self.queue.wait_for(expected + self.queue.len(), limit);
+        let until = Until::after(limit);
+        self.queue.wait_for(expected + self.queue.len(), &until);
         let came = (self.queue.len() + self.waiting.len()).saturating_sub(already);
         let share = came as f64 / expected as f64;
         self.returning += (share.min(1.0) - self.returning) / 8.0;

@@ -13,7 +13,7 @@ use super::super::error::Failure;
 use super::super::format::{BATCH_HEADER_LEN, BatchHeader, RecordHeader, encode_record};
 
 /// One record to be written.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pending {
     pub(crate) kind: u16,
     pub(crate) episode: [u8; 16],

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::block::{Access, AlignedBuf, BlockFile, Disk, RealDisk};
 use super::super::engine::{Engine, Threads, Uring, Wait, Write};
+use super::super::sync::Until;
 use super::super::writer::queue::Queue;
 use super::super::{
     Bytes, Journal, JournalConfig, JournalHealth, LaneId, SnapshotMeta, WriteEngine,
@@ -125,7 +126,7 @@ fn the_queue_loses_no_wake_up() {
     });
     let mut taken = std::collections::VecDeque::new();
     while queue.wait() {
-        queue.wait_for(40, Duration::from_micros(50));
+        queue.wait_for(40, &Until::after(Duration::from_micros(50)));
         queue.take(&mut taken);
     }
     thread.join().expect("ends");
@@ -137,7 +138,7 @@ fn a_wait_for_calls_that_do_not_come_ends() {
     let queue = Queue::<u8>::new(None);
     for calls in [1, 1000] {
         let begun = Instant::now();
-        queue.wait_for(calls, Duration::from_millis(5));
+        queue.wait_for(calls, &Until::after(Duration::from_millis(5)));
         assert!(begun.elapsed() >= Duration::from_millis(5));
     }
 }
