@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::LaneId;
 use super::block::{AlignedBuf, BlockFile};
 use super::error::Failure;
+use super::format;
 use super::lane::Batch;
 use super::sync;
 
@@ -51,16 +52,29 @@ pub(crate) struct Write {
     pub(crate) buf: AlignedBuf,
     /// Of the buffer, bytes.
     pub(crate) len: usize,
-    /// What the buffer is to hold; `None` if it does already.
-    pub(crate) batch: Option<Batch>,
+    pub(crate) content: Content,
+}
+
+/// What the buffer is to hold.
+pub(crate) enum Content {
+    Batch(Batch),
+    /// Zeros, and as much work as a batch would be: to measure with.
+    Trial,
+    /// It holds it already.
+    There,
 }
 
 impl Write {
     /// Fills the buffer. Engines that write in several threads do it there.
     pub(crate) fn encode(&mut self) -> Result<(), Failure> {
-        match self.batch.take() {
-            Some(batch) => batch.encode(&self.name, self.buf.slice(self.len)),
-            None => Ok(()),
+        let bytes = self.buf.slice(self.len);
+        match std::mem::replace(&mut self.content, Content::There) {
+            Content::Batch(batch) => batch.encode(&self.name, bytes),
+            Content::Trial => {
+                format::trial(bytes);
+                Ok(())
+            }
+            Content::There => Ok(()),
         }
     }
 }

@@ -9,8 +9,7 @@
 use std::sync::Arc;
 
 use super::LaneId;
-use super::block::AlignedBuf;
-use super::engine::{Engine, Wait, Write};
+use super::engine::{Content, Engine, Wait, Write};
 use super::error::Failure;
 use super::format::{BatchHeader, GRANULE_MIN, batch_size, record_size};
 use super::pool::Pool;
@@ -22,6 +21,7 @@ mod in_flight;
 mod segment;
 
 pub(crate) use batch::{Batch, Chain, Pending};
+pub(crate) use in_flight::KEPT_BYTES_MAX;
 pub(crate) use segment::Active;
 
 use in_flight::InFlight;
@@ -68,8 +68,6 @@ pub(crate) struct Lane {
     /// Opened but not fenced: the first thing written must open a new epoch.
     unfenced: bool,
     in_flight: InFlight,
-    /// Of all buffers, those on their way included.
-    buffer_bytes: usize,
 }
 
 impl Lane {
@@ -92,7 +90,6 @@ impl Lane {
             active: None,
             unfenced: true,
             in_flight: InFlight::new(engine),
-            buffer_bytes: 0,
         }
     }
 
@@ -122,17 +119,7 @@ impl Lane {
 
     /// Bytes of all buffers, those on their way to the device included.
     pub(crate) fn buffer_bytes(&self) -> u64 {
-        self.buffer_bytes as u64
-    }
-
-    /// A buffer of at least `len` bytes: one from between two uses, or a new one. There are never
-    /// more than may be in flight and one.
-    fn buffer(&mut self, len: usize) -> AlignedBuf {
-        let mut buf = self.in_flight.spare.pop().unwrap_or_default();
-        let before = buf.capacity();
-        buf.slice(len);
-        self.buffer_bytes += buf.capacity() - before;
-        buf
+        self.in_flight.buffer_bytes() as u64
     }
 
     /// Bytes left in prepared segments and the active one.
@@ -236,7 +223,7 @@ impl Lane {
         let granule = self.active.as_ref().ok_or_else(no_segment)?.granule;
         let body = body_of(&records);
         let size = batch_size(body, granule);
-        let buf = self.buffer(size);
+        let buf = self.in_flight.buffer(size);
         let active = self.active.as_mut().ok_or_else(no_segment)?;
         let name = active.name.clone();
         let too_long = |_| Failure::of("encode", &name)(std::io::ErrorKind::InvalidInput.into());
@@ -274,7 +261,7 @@ impl Lane {
             offset: active.pos,
             buf,
             len: size,
-            batch: Some(batch),
+            content: Content::Batch(batch),
         };
         active.pos += size as u64;
         self.link = Link {

@@ -6,6 +6,7 @@ use std::io;
 use super::super::block::AlignedBuf;
 use super::super::engine::{Engine, Wait, Write};
 use super::super::error::Failure;
+use super::super::format::GRANULE_MAX;
 use super::super::left_out::{Check, left_out};
 use super::Committed;
 
@@ -23,8 +24,14 @@ pub(super) struct InFlight {
     outstanding: VecDeque<Outstanding>,
     next_ticket: u64,
     /// Buffers between two uses.
-    pub(super) spare: Vec<AlignedBuf>,
+    spare: Vec<AlignedBuf>,
+    /// Of all buffers, those on their way included.
+    buffer_bytes: usize,
 }
+
+/// Larger buffers are freed after their use: a rare large snapshot must not stay in memory for
+/// good, once for each batch in flight.
+pub(crate) const KEPT_BYTES_MAX: usize = 2 << 20;
 
 impl InFlight {
     pub(super) fn new(engine: Box<dyn Engine>) -> Self {
@@ -33,6 +40,7 @@ impl InFlight {
             outstanding: VecDeque::new(),
             next_ticket: 0,
             spare: Vec::new(),
+            buffer_bytes: 0,
         }
     }
 
@@ -43,6 +51,28 @@ impl InFlight {
     /// Submitted and not yet handed out.
     pub(super) fn len(&self) -> usize {
         self.outstanding.len()
+    }
+
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// A buffer of at least `len` bytes: one from between two uses, or a new one. There are never
+    /// more than may be in flight and one.
+    pub(super) fn buffer(&mut self, len: usize) -> AlignedBuf {
+        let mut buf = self.spare.pop().unwrap_or_default();
+        let before = buf.capacity();
+        buf.slice(len);
+        self.buffer_bytes += buf.capacity() - before;
+        buf
+    }
+
+    pub(super) fn give_back(&mut self, buf: AlignedBuf) {
+        if buf.capacity() <= KEPT_BYTES_MAX + GRANULE_MAX as usize {
+            self.spare.push(buf);
+        } else {
+            self.buffer_bytes -= buf.capacity();
+        }
     }
 
     pub(super) fn submit(&mut self, committed: Committed, write: Write, alone: bool) {
@@ -87,7 +117,7 @@ impl InFlight {
         let Some(done) = self.engine.reap(wait) else {
             return false;
         };
-        self.spare.push(done.buf);
+        self.give_back(done.buf);
         let mut all = self.outstanding.iter_mut();
         if let Some(batch) = all.find(|batch| batch.ticket == done.ticket) {
             batch.result = Some(done.result);

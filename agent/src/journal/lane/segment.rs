@@ -45,7 +45,7 @@ impl Lane {
             pos,
             len,
         } = active;
-        let mut buf = self.buffer(granule as usize);
+        let mut buf = self.in_flight.buffer(granule as usize);
         // Verified by recovery a moment ago; if it can't be read now, one at a time is right.
         let block = buf.slice(granule as usize);
         let window = match (file.read_at(block, 0), SegmentHeader::decode(block)) {
@@ -59,7 +59,7 @@ impl Lane {
         } else {
             window
         };
-        self.in_flight.spare.push(buf);
+        self.in_flight.give_back(buf);
         self.active = Some(Open {
             seq,
             file: file.into(),
@@ -138,14 +138,14 @@ impl Lane {
             segment_len: prepared.len.into(),
             created_unix_ns: begun_unix_ns.into(),
         };
-        let mut buf = self.buffer(prepared.granule as usize);
+        let mut buf = self.in_flight.buffer(prepared.granule as usize);
         let block = buf.slice(prepared.granule as usize);
         let check = header.encode(block);
         // Durable before the first batch: a batch behind a lost header could not be found.
         let name: Arc<str> = store::segment_name(self.id, prepared.seq).into();
         let file: Arc<dyn BlockFile> = prepared.file.into();
         self.id.commit(file.as_ref(), &name, block, 0)?;
-        self.in_flight.spare.push(buf);
+        self.in_flight.give_back(buf);
         self.retention.begun(Span {
             segment: prepared.seq,
             first_lsn: Lsn(self.link.next_lsn),

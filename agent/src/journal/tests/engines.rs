@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::block::{Access, AlignedBuf, BlockFile, Disk, RealDisk};
-use super::super::engine::{Engine, Threads, Uring, Wait, Write};
+use super::super::engine::{Content, Engine, Threads, Uring, Wait, Write};
 use super::super::sync::Until;
 use super::super::writer::queue::Queue;
 use super::super::{
@@ -40,7 +40,7 @@ fn write(file: &Arc<dyn BlockFile>, nth: u64) -> Write {
         offset: nth * BLOCK as u64,
         buf,
         len: BLOCK,
-        batch: None,
+        content: Content::There,
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::super::LaneId;
 use super::super::block::{AlignedBuf, BlockFile, DirectIo};
-use super::super::engine::{Bell, Done, Engine, Wait, Write, WriteEngine, at_once};
+use super::super::engine::{Bell, Content, Done, Engine, Wait, Write, WriteEngine, at_once};
 use queue::Queue;
 use sync::{Condvar, Mutex, Until, lock};
 use threads::Threads;
@@ -218,7 +218,7 @@ fn write() -> Write {
         offset: 0,
         buf,
         len: 8,
-        batch: None,
+        content: Content::There,
     }
 }
 
