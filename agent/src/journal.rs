@@ -20,11 +20,10 @@
 //! is believed afterwards. This module knows nothing of episodes or alerts: payloads are opaque.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 mod block;
 mod config;
@@ -34,6 +33,7 @@ mod fast;
 mod format;
 mod inspect;
 mod lane;
+mod left_out;
 mod pool;
 mod priority;
 mod reader;
@@ -43,8 +43,10 @@ mod retain;
 mod safe;
 mod stats;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
+mod types;
 mod writer;
 
 pub use block::DirectIo;
@@ -58,137 +60,16 @@ pub use recover::{Corruption, Cut};
 pub use repair::{Repaired, repair};
 pub use retain::Span;
 pub use stats::{JournalHealth, JournalStats, LaneStats, Latency};
+pub use types::{LaneId, Lsn, Record, Recovered, SnapshotMeta, SnapshotRef};
 
 #[cfg(test)]
 pub(crate) use block::sim;
-use block::{Access, BlockFile, Disk, RealDisk};
+use block::{Disk, RealDisk};
 use error::Failure;
-use format::{BATCH_HEADER_LEN, GRANULE_MAX};
-use pool::PoolConfig;
 use recover::Scan;
 use retain::{Keep, Retention};
-use writer::{LaneHandle, Priority, QueueLimits};
-
-/// One of the two logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LaneId {
-    /// Small records.
-    Fast,
-    /// Snapshots.
-    Safe,
-}
-
-impl LaneId {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Safe => "safe",
-        }
-    }
-
-    /// As it stands in a segment header.
-    pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Fast => 0,
-            Self::Safe => 1,
-        }
-    }
-
-    pub(crate) fn access(self) -> Access {
-        match self {
-            Self::Fast => Access::Buffered,
-            Self::Safe => Access::Direct,
-        }
-    }
-
-    /// Makes `bytes` durable at `offset`, the lane's own way.
-    pub(crate) fn commit(
-        self,
-        file: &dyn BlockFile,
-        name: &str,
-        bytes: &[u8],
-        offset: u64,
-    ) -> Result<(), Failure> {
-        match self {
-            Self::Fast => fast::commit(file, name, bytes, offset),
-            Self::Safe => safe::commit(file, name, bytes, offset),
-        }
-    }
-}
-
-impl std::fmt::Display for LaneId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Log sequence number: 1, 2, 3, … for the records of one lane, without gaps.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Lsn(pub u64);
-
-/// One record of the fast lane. The journal looks at none of its fields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// What the payload is; the caller's own numbering.
-    pub kind: u16,
-    /// The episode that it belongs to.
-    pub episode: [u8; 16],
-    /// Opaque bytes.
-    pub payload: Bytes,
-}
-
-/// What a snapshot is and belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotMeta {
-    /// What the bytes are; the caller's own numbering.
-    pub kind: u16,
-    /// The episode that it belongs to.
-    pub episode: [u8; 16],
-}
-
-/// Where a snapshot is. Small enough to be put into a fast-lane record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotRef {
-    /// Its LSN in the safe lane.
-    pub lsn: Lsn,
-    /// Segment number.
-    pub segment: u64,
-    /// Offset of its record header in the segment, bytes.
-    pub offset: u64,
-    /// Length, bytes.
-    pub len: u32,
-    /// When it was handed to the journal, nanoseconds since the Unix epoch; 0 in a reference just
-    /// returned by `store_snapshot`.
-    #[serde(default)]
-    pub unix_ns: u64,
-}
-
-/// What was found at opening.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// The fast lane in LSN order: LSN, nanoseconds since the Unix epoch, record.
-    pub records: Vec<(Lsn, u64, Record)>,
-    /// The safe lane in LSN order, without the bytes.
-    pub snapshots: Vec<(SnapshotRef, SnapshotMeta)>,
-    /// Torn tails: never acknowledged, or lost at the very end.
-    pub cuts: Vec<Cut>,
-    /// Damage that no crash explains; the journal is read-only if there is any.
-    pub corruption: Vec<Corruption>,
-    /// Bytes read and verified.
-    pub bytes_verified: u64,
-}
-
-impl Recovered {
-    fn absorb(&mut self, scan: &Scan) {
-        self.cuts.extend_from_slice(&scan.cuts);
-        self.corruption.extend(scan.corruption.clone());
-        self.bytes_verified += scan.bytes_verified;
-    }
-}
+use sync::lock;
+use writer::{LaneHandle, Priority};
 
 /// A journal open for writing. Clones share it.
 #[derive(Clone)]
@@ -452,11 +333,11 @@ fn start(
     scan: &Scan,
     directory: Option<&Arc<store::Lock>>,
 ) -> Result<(LaneHandle, History), Failure> {
-    let (segment_len, keep_bytes) = match id {
-        LaneId::Fast => (config.fast_segment_bytes, config.fast_keep_bytes),
-        LaneId::Safe => (config.safe_segment_bytes, config.safe_keep_bytes),
+    let keep_bytes = match id {
+        LaneId::Fast => config.fast_keep_bytes,
+        LaneId::Safe => config.safe_keep_bytes,
     };
-    let pool = pool_config(config, segment_len);
+    let pool = config.pool(id);
     let (lane, pool) = store::writable(disk, id, &pool, store::random_uuid()?, scan)?;
     let history = History {
         retention: lane.retention().clone(),
@@ -465,7 +346,7 @@ fn start(
             age_ns: config.keep_age_s.saturating_mul(1_000_000_000),
         },
     };
-    let handle = LaneHandle::start(id, lane, pool, limits(config, id), directory)?;
+    let handle = LaneHandle::start(id, lane, pool, config.queue(id), directory)?;
     Ok((handle, history))
 }
 
@@ -483,49 +364,6 @@ fn lane_stats(lane: &LaneHandle) -> LaneStats {
         buffer_bytes_max: lane.buffer_bytes_max(),
         ..lane.shared.stats()
     }
-}
-
-fn pool_config(config: &JournalConfig, segment_len: u64) -> PoolConfig {
-    PoolConfig {
-        segment_len,
-        ahead: config.segments_ahead as usize,
-        patience: Duration::from_millis(config.deadline_ms),
-        space_retry: Duration::from_millis(config.space_retry_ms),
-        in_flight_max: config.in_flight_max,
-        realtime: config.writer_realtime,
-        inline: false,
-    }
-}
-
-fn limits(config: &JournalConfig, lane: LaneId) -> QueueLimits {
-    let (segment, payload, reserve) = match lane {
-        LaneId::Fast => (
-            config.fast_segment_bytes,
-            config.record_bytes_max,
-            config.outcome_reserve_bytes,
-        ),
-        // Outcomes go through the fast lane only.
-        LaneId::Safe => (config.safe_segment_bytes, config.snapshot_bytes_max, 0),
-    };
-    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    // What fits a segment beside both headers, whatever granule the device asks for.
-    let room = bytes(segment) - GRANULE_MAX as usize - BATCH_HEADER_LEN;
-    QueueLimits {
-        calls_max: config.queue_calls_max as usize,
-        bytes_max: bytes(config.queue_bytes_max),
-        payload_max: bytes(payload),
-        call_bytes_max: room,
-        batch_bytes_max: bytes(config.batch_bytes_max).min(room),
-        reserve,
-        deadline: Duration::from_millis(config.deadline_ms),
-        realtime: config.writer_realtime,
-        nice: config.writer_nice,
-    }
-}
-
-/// Locks, whatever became of an earlier holder: every critical section here leaves its data whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nanoseconds since the Unix epoch; 0 before it.

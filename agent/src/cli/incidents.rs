@@ -1,6 +1,9 @@
 //! `paramedic incidents list|show|export`: reads the journal, writes nothing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -9,7 +12,7 @@ use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
     config::Config,
     incident::{Entry, EpisodeId},
-    ledger::{self, Incident, Index},
+    ledger::{self, Incident, Index, Line},
     report::{incident_table, incident_text},
 };
 
@@ -45,10 +48,10 @@ enum Command {
         /// `ep-…`, or the beginning of one
         id: String,
     },
-    /// One incident with its evidence, as JSON
+    /// One incident with its evidence as JSON; without an id all of them, oldest first, a line each
     Export {
         /// `ep-…`, or the beginning of one
-        id: String,
+        id: Option<String>,
     },
 }
 
@@ -91,21 +94,16 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
                 print!("{}", incident_text(incident));
             }
         }
-        Command::Export { id } => {
-            let incident = find(&index, &id)?;
-            let evidence: Vec<_> = incident
-                .entries
-                .iter()
-                .filter_map(|line| match &line.entry {
-                    Entry::Diagnosed {
-                        snapshot: Some(reference),
-                        ..
-                    } => Some(ledger::read_evidence(&dir, reference).map_err(anyhow::Error::msg)),
-                    _ => None,
-                })
-                .collect::<anyhow::Result<_>>()?;
-            let export = serde_json::json!({ "incident": incident, "evidence": evidence });
-            println!("{}", serde_json::to_string_pretty(&export)?);
+        Command::Export { id: Some(id) } => {
+            let incident = export(&dir, find(&index, &id)?)?;
+            println!("{}", serde_json::to_string_pretty(&incident)?);
+        }
+        Command::Export { id: None } => {
+            let mut out = io::stdout().lock();
+            for incident in index.iter() {
+                serde_json::to_writer(&mut out, &export(&dir, incident)?)?;
+                writeln!(out)?;
+            }
         }
     }
     Ok(if found.corruption.is_empty() {
@@ -113,6 +111,23 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
     } else {
         EXIT_FINDINGS
     })
+}
+
+/// The incident and all evidence that it names. Evidence that retention has given up, or that
+/// is damaged, is named in its place: the rest is worth having.
+fn export(dir: &Path, incident: &Incident) -> anyhow::Result<serde_json::Value> {
+    let reference = |line: &Line| match &line.entry {
+        Entry::Diagnosed { snapshot, .. } | Entry::Verified { snapshot, .. } => snapshot.clone(),
+        _ => None,
+    };
+    let mut evidence = Vec::new();
+    for reference in incident.entries.iter().filter_map(reference) {
+        evidence.push(match ledger::read_evidence(dir, &reference) {
+            Ok(found) => serde_json::to_value(found)?,
+            Err(why) => serde_json::json!({ "snapshot": reference, "unreadable": why }),
+        });
+    }
+    Ok(serde_json::json!({ "incident": incident, "evidence": evidence }))
 }
 
 fn journal_dir(state_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<PathBuf> {

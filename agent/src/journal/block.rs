@@ -222,9 +222,9 @@ impl Disk for RealDisk {
         }
         match Uring::new(lane, in_flight_max) {
             Ok(ring) => {
-                let slower = Some("measured to be faster".to_owned());
-                let threads = Threads::new(lane, in_flight_max, slower);
-                vec![Box::new(ring), Box::new(threads)]
+                let faster = Some("not slower where it was measured".to_owned());
+                let threads = Threads::new(lane, in_flight_max, faster);
+                vec![Box::new(threads), Box::new(ring)]
             }
             Err(error) => {
                 tracing::info!(%lane, %error, "no io_uring: the journal writes by threads");

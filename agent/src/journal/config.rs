@@ -1,10 +1,14 @@
 //! The journal's limits, their defaults and reasons.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::format::{GRANULE_MAX, RECORD_HEADER_LEN, batch_size, record_size};
+use super::LaneId;
+use super::format::{BATCH_HEADER_LEN, GRANULE_MAX, RECORD_HEADER_LEN, batch_size, record_size};
+use super::pool::PoolConfig;
+use super::writer::QueueLimits;
 
 /// Configuration of the journal. Sizes are bytes, times are milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,9 +81,9 @@ impl Default for JournalConfig {
             outcome_reserve_bytes: MIB,
             record_bytes_max: MIB,
             snapshot_bytes_max: 8 * MIB,
-            // 1 MiB and its headers: sixteen snapshots of 64 KiB fit.
-            batch_bytes_max: MIB + 64 * KIB,
-            in_flight_max: 4,
+            // 512 KiB and its headers: eight snapshots of 64 KiB fit.
+            batch_bytes_max: 576 * KIB,
+            in_flight_max: 8,
             queue_calls_max: 1024,
             queue_bytes_max: 16 * MIB,
             deadline_ms: 10_000,
@@ -178,6 +182,49 @@ impl JournalConfig {
             Ok(())
         } else {
             Err(problems)
+        }
+    }
+
+    /// How the segments of `lane` are prepared.
+    pub(super) fn pool(&self, lane: LaneId) -> PoolConfig {
+        PoolConfig {
+            segment_len: match lane {
+                LaneId::Fast => self.fast_segment_bytes,
+                LaneId::Safe => self.safe_segment_bytes,
+            },
+            ahead: self.segments_ahead as usize,
+            patience: Duration::from_millis(self.deadline_ms),
+            space_retry: Duration::from_millis(self.space_retry_ms),
+            in_flight_max: self.in_flight_max,
+            realtime: self.writer_realtime,
+            inline: false,
+        }
+    }
+
+    /// The bounds of `lane`'s queue and batches.
+    pub(super) fn queue(&self, lane: LaneId) -> QueueLimits {
+        let (segment, payload, reserve) = match lane {
+            LaneId::Fast => (
+                self.fast_segment_bytes,
+                self.record_bytes_max,
+                self.outcome_reserve_bytes,
+            ),
+            // Outcomes go through the fast lane only.
+            LaneId::Safe => (self.safe_segment_bytes, self.snapshot_bytes_max, 0),
+        };
+        let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        // What fits a segment beside both headers, whatever granule the device asks for.
+        let room = bytes(segment) - GRANULE_MAX as usize - BATCH_HEADER_LEN;
+        QueueLimits {
+            calls_max: self.queue_calls_max as usize,
+            bytes_max: bytes(self.queue_bytes_max),
+            payload_max: bytes(payload),
+            call_bytes_max: room,
+            batch_bytes_max: bytes(self.batch_bytes_max).min(room),
+            reserve,
+            deadline: Duration::from_millis(self.deadline_ms),
+            realtime: self.writer_realtime,
+            nice: self.writer_nice,
         }
     }
 }

@@ -12,6 +12,9 @@ use serde::Serialize;
 use super::LaneId;
 use super::block::{AlignedBuf, BlockFile};
 use super::error::Failure;
+use super::format;
+use super::lane::Batch;
+use super::sync;
 
 mod measure;
 mod threads;
@@ -49,6 +52,31 @@ pub(crate) struct Write {
     pub(crate) buf: AlignedBuf,
     /// Of the buffer, bytes.
     pub(crate) len: usize,
+    pub(crate) content: Content,
+}
+
+/// What the buffer is to hold.
+pub(crate) enum Content {
+    Batch(Batch),
+    /// Zeros, and as much work as a batch would be: to measure with.
+    Trial,
+    /// It holds it already.
+    There,
+}
+
+impl Write {
+    /// Fills the buffer. Engines that write in several threads do it there.
+    pub(crate) fn encode(&mut self) -> Result<(), Failure> {
+        let bytes = self.buf.slice(self.len);
+        match std::mem::replace(&mut self.content, Content::There) {
+            Content::Batch(batch) => batch.encode(&self.name, bytes),
+            Content::Trial => {
+                format::trial(bytes);
+                Ok(())
+            }
+            Content::There => Ok(()),
+        }
+    }
 }
 
 /// A batch that is durable, or never will be.
@@ -80,7 +108,8 @@ pub(crate) trait Engine: Send {
     /// How many may be in flight.
     fn depth(&self) -> usize;
 
-    /// Starts a write. `alone`: nothing else will be submitted before it is done, so the call may
+    /// Starts a write, which is encoded in the order of submission or beside the others, never
+    /// after a later one: that waits for its check. `alone`: nothing else will be submitted before it is done, so the call may
     /// do all of it. A failure comes out of [`Self::reap`].
     fn submit(&mut self, ticket: u64, write: Write, alone: bool);
 
@@ -129,15 +158,17 @@ impl Engine for Pwrite {
 }
 
 /// The whole commit in the calling thread.
-pub(crate) fn at_once(lane: LaneId, ticket: u64, write: Write) -> Done {
+pub(crate) fn at_once(lane: LaneId, ticket: u64, mut write: Write) -> Done {
+    let encoded = write.encode();
     let Write {
         file,
         name,
         offset,
         mut buf,
         len,
+        ..
     } = write;
-    let result = lane.commit(file.as_ref(), &name, buf.slice(len), offset);
+    let result = encoded.and_then(|()| lane.commit(file.as_ref(), &name, buf.slice(len), offset));
     Done {
         ticket,
         buf,

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::block::{Access, Disk, RealDisk};
@@ -127,8 +128,8 @@ pub(crate) fn repair_lane(
     let next_seq = seqs.iter().max().copied().unwrap_or(0).saturating_add(1);
     let mut lane = begin_anew(disk, id, &scan, next_seq)?;
     for batch in salvage.batches.iter().filter(|_| repaired.appended_again) {
-        let pending: Vec<Pending<'_>> = batch.iter().map(Saved::pending).collect();
-        match lane.commit(&pending, unix_ns()) {
+        let pending = batch.iter().map(Saved::pending).collect();
+        match lane.commit(pending, unix_ns()) {
             Ok(_) => {}
             Err(CommitError::Fatal(failure)) => return Err(failure.into()),
             Err(CommitError::Full { free_bytes }) => {
@@ -271,16 +272,16 @@ struct Saved {
     kind: u16,
     episode: [u8; 16],
     unix_ns: u64,
-    payload: Vec<u8>,
+    payload: Bytes,
 }
 
 impl Saved {
-    fn pending(&self) -> Pending<'_> {
+    fn pending(&self) -> Pending {
         Pending {
             kind: self.kind,
             episode: self.episode,
             unix_ns: self.unix_ns,
-            payload: &self.payload,
+            payload: self.payload.clone(),
         }
     }
 }
@@ -356,7 +357,7 @@ impl Salvage {
                 kind: record.header.kind.get(),
                 episode: record.header.episode,
                 unix_ns: record.header.unix_ns.get(),
-                payload: record.payload.to_vec(),
+                payload: Bytes::copy_from_slice(record.payload),
             });
             self.batches.push(saved.collect());
         }

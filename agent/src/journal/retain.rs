@@ -17,7 +17,7 @@ use zerocopy::FromBytes;
 use super::block::{Access, Disk};
 use super::error::Failure;
 use super::format::{Damage, GRANULE_MAX, SEGMENT_HEADER_LEN, SegmentHeader, SegmentState};
-use super::recover::{Check, left_out};
+use super::left_out::{Check, left_out};
 use super::{LaneId, Lsn, lock, store};
 
 /// Begun segments that are never removed: the one being filled and the one before it, so that

@@ -12,7 +12,7 @@ use super::block::DirectIo;
 use super::engine::WriteEngine;
 use super::error::Failure;
 use super::recover::Corruption;
-use super::{LaneId, Record, lock};
+use super::{LaneId, lock};
 
 /// Whether the journal takes records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,6 +102,13 @@ pub struct JournalStats {
     pub safe: Option<LaneStats>,
 }
 
+/// What is in a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) records: u64,
+    pub(crate) payload_bytes: u64,
+}
+
 struct Counters {
     health: JournalHealth,
     commits: u64,
@@ -176,13 +183,13 @@ impl Shared {
     }
 
     /// A batch of `bytes` submitted at `at` is durable: its calls, each with the time that it came
-    /// and its records, and when the oldest call that is still being written came.
-    pub(crate) fn committed<'a>(
+    /// and what is in it, and when the oldest call that is still being written came.
+    pub(crate) fn committed(
         &self,
         at: Instant,
         bytes: u64,
         buffer_bytes: u64,
-        calls: impl Iterator<Item = (Instant, &'a [Record])>,
+        calls: impl Iterator<Item = (Instant, Size)>,
         oldest: Option<Instant>,
     ) {
         let now = Instant::now();
@@ -194,12 +201,11 @@ impl Shared {
         counters.since = oldest;
         let since = |begun| micros(now.saturating_duration_since(begun));
         counters.sync.saturating_record(since(at));
-        for (enqueued, records) in calls {
+        for (enqueued, size) in calls {
             answered += 1;
             counters.append.saturating_record(since(enqueued));
-            counters.records += records.len() as u64;
-            let payload: usize = records.iter().map(|r| r.payload.len()).sum();
-            counters.payload_bytes += payload as u64;
+            counters.records += size.records;
+            counters.payload_bytes += size.payload_bytes;
         }
         drop(counters);
         self.queued.fetch_sub(answered, Ordering::Relaxed);

@@ -7,11 +7,15 @@
     reason = "small numbers that the tests themselves make"
 )]
 
+mod codec;
 mod crash;
 mod damage;
 mod engines;
 mod faults;
+mod fuzz;
 mod golden;
+mod in_flight;
+mod model;
 pub(crate) mod mutation;
 mod real;
 mod repair;
@@ -69,26 +73,23 @@ fn open(disk: &SimDisk, id: LaneId, segment_len: u64) -> Result<Opened, Failure>
     Ok(Opened { scan, seen, lane })
 }
 
-fn pending(payloads: &[Vec<u8>]) -> Vec<Pending<'_>> {
-    let record = |payload| Pending {
+fn pending(payloads: &[Vec<u8>]) -> Vec<Pending> {
+    let record = |payload: &Vec<u8>| Pending {
         kind: 1,
         episode: [3; 16],
         unix_ns: 5,
-        payload,
+        payload: Bytes::from(payload.clone()),
     };
-    payloads
-        .iter()
-        .map(|payload| record(&payload[..]))
-        .collect()
+    payloads.iter().map(record).collect()
 }
 
 fn commit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<Committed, CommitError> {
-    lane.commit(&pending(payloads), 6)
+    lane.commit(pending(payloads), 6)
 }
 
 /// Puts a batch on its way without waiting for it.
 fn submit(lane: &mut Lane, payloads: &[Vec<u8>]) -> Result<(), CommitError> {
-    lane.submit(&pending(payloads), 6, false)
+    lane.submit(pending(payloads), 6, false)
 }
 
 fn random_payloads(rng: &mut Rng, count_max: usize, len_max: usize) -> Vec<Vec<u8>> {

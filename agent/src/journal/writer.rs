@@ -15,7 +15,8 @@ use super::format::BATCH_HEADER_LEN;
 use super::lane::{CommitError, Committed, Lane, Pending};
 use super::pool::Pool;
 use super::stats::Shared;
-use super::{LaneId, priority, unix_ns};
+use super::sync::Until;
+use super::{LaneId, priority, sync, unix_ns};
 
 mod handle;
 pub(crate) mod queue;
@@ -153,7 +154,8 @@ impl Writer {
         }
         let already = self.queue.len() + self.waiting.len();
         let limit = (self.sync_time / WELCOME_PART).clamp(WELCOME_MIN, WELCOME_MAX);
-        self.queue.wait_for(expected + self.queue.len(), limit);
+        let until = Until::after(limit);
+        self.queue.wait_for(expected + self.queue.len(), &until);
         let came = (self.queue.len() + self.waiting.len()).saturating_sub(already);
         let share = came as f64 / expected as f64;
         self.returning += (share.min(1.0) - self.returning) / 8.0;
@@ -230,12 +232,12 @@ impl Writer {
             self.refuse(batch, &dead);
             return;
         }
-        let batch = self.admit(batch);
+        let mut batch = self.admit(batch);
         if batch.is_empty() {
             return;
         }
         let at = Instant::now();
-        match self.submit(&batch, at) {
+        match self.submit(&mut batch, at) {
             Ok(()) => {
                 if self.pending.is_empty() {
                     self.shared.begin(batch[0].enqueued);
@@ -279,25 +281,27 @@ impl Writer {
         outcomes
     }
 
-    fn submit(&mut self, batch: &[Request], at: Instant) -> Result<(), CommitError> {
+    /// Takes the records out of the calls: they belong to the batch from here on.
+    fn submit(&mut self, batch: &mut [Request], at: Instant) -> Result<(), CommitError> {
         let now = unix_ns();
         let mut records = Vec::with_capacity(batch.len());
-        for request in batch {
+        for request in &mut *batch {
             // The time of the call, by one reading of the clock for all.
             let age = at.saturating_duration_since(request.enqueued).as_nanos();
             let unix_ns = now.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX));
-            records.extend(request.records.iter().map(|record| Pending {
+            let own = std::mem::take(&mut request.records);
+            records.extend(own.into_iter().map(|record| Pending {
                 kind: record.kind,
                 episode: record.episode,
                 unix_ns,
-                payload: &record.payload,
+                payload: record.payload,
             }));
         }
         // Nothing more will go before this one is back: then the call may do all of it, which
         // is quicker than through a ring.
         let bytes: usize = batch.iter().map(|call| call.body).sum();
         let alone = self.pending.is_empty() && self.waiting.is_empty() && bytes < self.large();
-        self.lane.submit(&records, now, alone)
+        self.lane.submit(records, now, alone)
     }
 
     fn acknowledge(&mut self, batch: Submitted, committed: Committed) {
@@ -308,10 +312,7 @@ impl Writer {
             batch.at,
             committed.bytes,
             self.lane.buffer_bytes(),
-            batch
-                .calls
-                .iter()
-                .map(|call| (call.enqueued, &call.records[..])),
+            batch.calls.iter().map(|call| (call.enqueued, call.size)),
             oldest,
         );
         let mut lsn = committed.first_lsn;
@@ -322,7 +323,7 @@ impl Writer {
                 segment: committed.segment,
                 offset,
             };
-            lsn += request.records.len() as u64;
+            lsn += request.size.records;
             offset += request.body as u64;
             request.reply(Ok(placed));
         }

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Engine, Wait, Write};
+use super::{Content, Engine, Wait, Write};
 use crate::journal::block::{AlignedBuf, BlockFile};
 
 /// Of one write, bytes: a large batch.
-const WRITE_BYTES: usize = 256 << 10;
+const WRITE_BYTES: usize = 512 << 10;
 /// Smallest segment that is measured in: below it, the first engine is taken unseen.
 const SEGMENT_MIN: u64 = 4 << 20;
 /// Writes an engine; the first few are not counted.
-const WRITES: u64 = 16;
-const UNCOUNTED: u64 = 4;
+const WRITES: u64 = 32;
+const UNCOUNTED: u64 = 8;
 /// An engine must be this much faster to be taken before an earlier one.
 const GAIN_MIN: f64 = 1.1;
 
@@ -58,13 +58,14 @@ fn measure(engine: &mut dyn Engine, file: &Arc<dyn BlockFile>) -> Option<Duratio
     while done < WRITES {
         while submitted < WRITES && submitted - done < engine.depth() as u64 {
             let mut buf = spare.pop().unwrap_or_default();
-            buf.zeroed(WRITE_BYTES);
+            buf.slice(WRITE_BYTES);
             let write = Write {
                 file: file.clone(),
                 name: name.clone(),
                 offset: submitted % 8 * WRITE_BYTES as u64,
                 buf,
                 len: WRITE_BYTES,
+                content: Content::Trial,
             };
             engine.submit(submitted, write, false);
             submitted += 1;

@@ -5,11 +5,11 @@
 //! batch with it. A thread of ours has the writer's priority, and does not.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
+use super::sync::{self, Builder, Condvar, JoinHandle, Mutex, lock};
 use super::{Bell, Done, Engine, Wait, Write, WriteEngine, at_once};
-use crate::journal::{LaneId, lock};
+use crate::journal::LaneId;
 
 #[derive(Default)]
 struct State {
@@ -67,10 +67,7 @@ impl Threads {
         let lane = self.lane;
         let shared = self.shared.clone();
         let name = format!("journal-{lane}-{}", self.workers.len() + 1);
-        match std::thread::Builder::new()
-            .name(name)
-            .spawn(move || work(lane, &shared))
-        {
+        match Builder::new().name(name).spawn(move || work(lane, &shared)) {
             Ok(thread) => self.workers.push(thread),
             Err(error) => tracing::warn!(%lane, %error, "no more threads for the journal"),
         }
@@ -90,8 +87,7 @@ fn work(lane: LaneId, shared: &Shared) {
         } else if state.closed {
             return;
         } else {
-            let woken = shared.work.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state = sync::wait(&shared.work, state);
         }
     }
 }
@@ -131,8 +127,7 @@ impl Engine for Threads {
             if self.in_flight == 0 || wait == Wait::Not || (wait == Wait::DoneOrBell && rung) {
                 return None;
             }
-            let woken = self.shared.news.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state = sync::wait(&self.shared.news, state);
         }
     }
 

@@ -176,6 +176,15 @@ impl Engine for Uring {
             self.done.push_back(at_once(self.lane, ticket, write));
             return;
         };
+        if let Err(failure) = write.encode() {
+            let (buf, result) = (write.buf, Err(failure));
+            self.done.push_back(Done {
+                ticket,
+                buf,
+                result,
+            });
+            return;
+        }
         let (name, offset, len) = (write.name.clone(), write.offset, write.len);
         let Ok(len) = u32::try_from(len) else {
             let result = whole(0, len, &name, offset);

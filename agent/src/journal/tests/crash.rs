@@ -109,10 +109,11 @@ pub(super) fn one_history(seed: u64, tally: &mut Tally) {
         LaneId::Safe
     };
     let segment_len = 4096 * (3 + rng.below(5)) as u64;
-    disk.set_several(rng.below(2) == 0);
     let mut history = History::default();
     for life in 0..2 + rng.below(4) {
         tally.lives += 1;
+        // A life may have another number in flight than the one whose segment it goes on with.
+        disk.set_several(rng.below(2) == 0);
         let what = format!("seed {seed} life {life} {id}");
         arm(&disk, &mut rng, tally);
         if let Ok(opened) = open(&disk, id, segment_len) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::block::{Access, AlignedBuf, BlockFile, Disk, RealDisk};
-use super::super::engine::{Engine, Threads, Uring, Wait, Write};
+use super::super::engine::{Content, Engine, Threads, Uring, Wait, Write};
+use super::super::sync::Until;
 use super::super::writer::queue::Queue;
 use super::super::{
     Bytes, Journal, JournalConfig, JournalHealth, LaneId, SnapshotMeta, WriteEngine,
@@ -39,6 +40,7 @@ fn write(file: &Arc<dyn BlockFile>, nth: u64) -> Write {
         offset: nth * BLOCK as u64,
         buf,
         len: BLOCK,
+        content: Content::There,
     }
 }
 
@@ -124,7 +126,7 @@ fn the_queue_loses_no_wake_up() {
     });
     let mut taken = std::collections::VecDeque::new();
     while queue.wait() {
-        queue.wait_for(40, Duration::from_micros(50));
+        queue.wait_for(40, &Until::after(Duration::from_micros(50)));
         queue.take(&mut taken);
     }
     thread.join().expect("ends");
@@ -136,7 +138,7 @@ fn a_wait_for_calls_that_do_not_come_ends() {
     let queue = Queue::<u8>::new(None);
     for calls in [1, 1000] {
         let begun = Instant::now();
-        queue.wait_for(calls, Duration::from_millis(5));
+        queue.wait_for(calls, &Until::after(Duration::from_millis(5)));
         assert!(begun.elapsed() >= Duration::from_millis(5));
     }
 }

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::super::block::sim::Call;
-use super::super::recover::Check;
-use super::{crash, damage, faults};
+use super::super::left_out::Check;
+use super::{crash, damage, faults, fuzz, in_flight, model};
 
 /// One thing left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,11 @@ thread_local! {
 /// Whether a test has asked for this check to be left out.
 pub(crate) fn left_out(check: Check) -> bool {
     MUTATION.get() == Some(Mutation::Check(check))
+}
+
+/// Whether everything is as it should be.
+pub(crate) fn none() -> bool {
+    MUTATION.get().is_none()
 }
 
 /// The calls that do nothing, for a new simulated disk.
@@ -54,7 +59,7 @@ fn every_mutation_is_noticed() {
             before(info);
         }
     }));
-    let cases: [(&str, Mutation, fn()); 9] = [
+    let cases: [(&str, Mutation, fn()); 27] = [
         ("fdatasync", Mutation::Call(Call::SyncData), histories),
         ("O_DSYNC", Mutation::Call(Call::Write), histories),
         ("directory fsync", Mutation::Call(Call::SyncDir), histories),
@@ -87,6 +92,96 @@ fn every_mutation_is_noticed() {
             "durable base before removal",
             Mutation::Check(Check::BaseDurable),
             histories,
+        ),
+        (
+            "the window in a segment's header",
+            Mutation::Check(Check::Window),
+            histories,
+        ),
+        (
+            "keeping the window of a resumed segment",
+            Mutation::Check(Check::WindowKept),
+            histories,
+        ),
+        (
+            "settling before a segment is begun",
+            Mutation::Check(Check::Settled),
+            histories,
+        ),
+        (
+            "settling, with a failure in flight",
+            Mutation::Check(Check::Settled),
+            in_flight::every_order_of_completion_is_acknowledged_in_order,
+        ),
+        (
+            "acknowledging in order",
+            Mutation::Check(Check::InOrder),
+            in_flight::every_order_of_completion_is_acknowledged_in_order,
+        ),
+        (
+            "asking whether a write succeeded",
+            Mutation::Check(Check::Succeeded),
+            histories,
+        ),
+        (
+            "waking the writer that waits for calls",
+            Mutation::Check(Check::WakeParked),
+            model::the_wait_for_callers_ends,
+        ),
+        (
+            "ringing for the writer that waits for the device",
+            Mutation::Check(Check::WakeDozing),
+            model::enough_calls_ring_the_bell,
+        ),
+        (
+            "looking once more before sleeping in the engine",
+            Mutation::Check(Check::LastLook),
+            model::enough_calls_ring_the_bell,
+        ),
+        (
+            "waking the writer to close",
+            Mutation::Check(Check::WakeClosed),
+            model::every_call_taken_in_is_handed_out_once,
+        ),
+        (
+            "epoch check, by the fuzzer",
+            Mutation::Check(Check::Epoch),
+            fuzz::short_hunt,
+        ),
+        (
+            "chain check, by the fuzzer",
+            Mutation::Check(Check::Chain),
+            fuzz::short_hunt,
+        ),
+        (
+            "look beyond the tail, by the fuzzer",
+            Mutation::Check(Check::Beyond),
+            fuzz::short_hunt,
+        ),
+        (
+            "place of a batch",
+            Mutation::Check(Check::Place),
+            fuzz::short_hunt,
+        ),
+        (
+            "checksum of a batch",
+            Mutation::Check(Check::Body),
+            fuzz::short_hunt,
+        ),
+        (
+            "checksum of a record",
+            Mutation::Check(Check::Record),
+            fuzz::short_hunt,
+        ),
+        (
+            "numbers of the records",
+            Mutation::Check(Check::RecordLsn),
+            fuzz::short_hunt,
+        ),
+        (
+            "records that fill the body",
+            Mutation::Check(Check::Filled),
+            fuzz::short_hunt,
         ),
     ];
     let mut missed = Vec::new();

@@ -8,10 +8,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::super::engine::WriteEngine;
 use super::super::error::{Failure, JournalError};
-use super::super::format::{GRANULE_MAX, batch_size, record_size};
-use super::super::lane::Lane;
+use super::super::format::{GRANULE_MAX, record_size};
+use super::super::lane::{KEPT_BYTES_MAX, Lane};
 use super::super::pool::Pool;
-use super::super::stats::{JournalHealth, Shared};
+use super::super::stats::{JournalHealth, Shared, Size};
 use super::super::store::Lock;
 use super::super::{LaneId, Record, lock};
 use super::Writer;
@@ -38,7 +38,9 @@ pub(crate) type Answer = Result<Placed, JournalError>;
 
 /// One call, from the queue to its answer.
 pub(crate) struct Request {
+    /// Until they are in a batch.
     pub(crate) records: Vec<Record>,
+    pub(crate) size: Size,
     /// Bytes of the records with their headers.
     pub(crate) body: usize,
     pub(crate) priority: Priority,
@@ -127,23 +129,19 @@ impl LaneHandle {
         Ok(handle)
     }
 
-    /// Most bytes that the lane's buffers may take.
+    /// Most bytes that the lane's buffers may take: those kept between two uses, and what a few
+    /// larger calls, all of them in the queue, may need beyond.
     pub(crate) fn buffer_bytes_max(&self) -> u64 {
-        let limits = &self.limits;
-        // A snapshot is one record; calls of the fast lane may have many.
-        let call = match self.id {
-            LaneId::Safe => record_size(limits.payload_max),
-            LaneId::Fast => limits.call_bytes_max.min(limits.bytes_max),
-        };
-        let largest = batch_size(limits.batch_bytes_max.max(call), GRANULE_MAX);
         let depth = match self.engine {
             WriteEngine::Pwrite => 1,
             WriteEngine::Threads { in_flight_max, .. } | WriteEngine::IoUring { in_flight_max } => {
                 u64::from(in_flight_max)
             }
         };
-        // Each begins on a boundary of the largest granule, wherever its memory begins.
-        (depth + 1) * (largest as u64 + u64::from(GRANULE_MAX))
+        // Each begins on a boundary of the largest granule, wherever its memory begins, and each
+        // batch ends on one.
+        let kept = KEPT_BYTES_MAX as u64 + 2 * u64::from(GRANULE_MAX);
+        (depth + 1) * kept + self.limits.bytes_max as u64
     }
 
     /// Whether the lane takes records. A preparer that failed will end it at the next commit.
@@ -204,10 +202,15 @@ impl LaneHandle {
             .acquire_many_owned(bytes)
             .await
             .map_err(|_| closed())?;
+        let size = Size {
+            records: records.len() as u64,
+            payload_bytes: records.iter().map(|r| r.payload.len() as u64).sum(),
+        };
         let (reply, answer) = oneshot::channel();
         self.shared.enqueued();
         let request = Request {
             records,
+            size,
             body,
             priority,
             enqueued,

@@ -3,12 +3,11 @@
 //! A caller wakes the writer only if it sleeps; while it works, calls gather behind it for free.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use super::super::engine::Bell;
-use super::super::lock;
+use super::sync::{self, AtomicUsize, Condvar, Mutex, Ordering, Until, WATCHED_MAX, lock};
+use crate::journal::engine::Bell;
+use crate::journal::left_out::{Check, left_out};
 
 /// What the writer waits in, if it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +63,8 @@ impl<T> Queue<T> {
         let slept = state.sleep;
         let enough = match slept {
             Sleep::Awake => false,
-            Sleep::Parked(calls) => len >= calls,
-            Sleep::Engine(bytes) => state.bytes >= bytes,
+            Sleep::Parked(calls) => len >= calls && !left_out(Check::WakeParked),
+            Sleep::Engine(bytes) => state.bytes >= bytes && !left_out(Check::WakeDozing),
         };
         if enough {
             state.sleep = Sleep::Awake;
@@ -106,19 +105,17 @@ impl<T> Queue<T> {
                 return false;
             }
             state.sleep = Sleep::Parked(1);
-            let woken = self.pushed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state = sync::wait(&self.pushed, state);
         }
     }
 
-    /// Waits until `calls` are there, not longer than `limit`; a few are watched for awake, which
+    /// Waits until `calls` are there, not longer than `until`; a few are watched for awake, which
     /// costs less than to sleep and be woken.
-    pub(crate) fn wait_for(&self, calls: usize, limit: Duration) {
-        let until = Instant::now() + limit;
+    pub(crate) fn wait_for(&self, calls: usize, until: &Until) {
         if calls <= WATCHED_MAX {
             // Between two looks at the clock, which may cost more than many looks at the queue.
             const LOOKS: usize = 32;
-            while Instant::now() < until {
+            while !until.over() {
                 for _ in 0..LOOKS {
                     if self.len.load(Ordering::Acquire) >= calls {
                         return;
@@ -129,14 +126,9 @@ impl<T> Queue<T> {
             return;
         }
         let mut state = lock(&self.state);
-        while state.waiting.len() < calls && !state.closed {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
+        while state.waiting.len() < calls && !state.closed && !until.over() {
             state.sleep = Sleep::Parked(calls);
-            let woken = self.pushed.wait_timeout(state, left);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state = until.wait(&self.pushed, state);
         }
         state.sleep = Sleep::Awake;
     }
@@ -150,7 +142,7 @@ impl<T> Queue<T> {
     /// do already.
     pub(crate) fn doze(&self, bytes: usize) -> bool {
         let mut state = lock(&self.state);
-        let fewer = state.bytes < bytes && !state.closed;
+        let fewer = (state.bytes < bytes && !state.closed) || left_out(Check::LastLook);
         if fewer {
             state.sleep = Sleep::Engine(bytes);
         }
@@ -168,7 +160,18 @@ impl<T> Queue<T> {
         state.closed = true;
         let slept = std::mem::replace(&mut state.sleep, Sleep::Awake);
         drop(state);
-        self.wake(slept);
+        if !left_out(Check::WakeClosed) {
+            self.wake(slept);
+        }
+    }
+
+    /// Ends a wait in [`Self::wait_for`] as a clock would that has run out: for the model check,
+    /// which has none.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "used by the model's copy of this file")]
+    pub(crate) fn tick(&self) {
+        let _state = lock(&self.state);
+        self.pushed.notify_one();
     }
 
     /// Closes and forgets what waits: its callers learn that nobody will answer.
@@ -177,6 +180,3 @@ impl<T> Queue<T> {
         lock(&self.state).waiting.clear();
     }
 }
-
-/// Most calls that are watched for awake.
-const WATCHED_MAX: usize = 16;

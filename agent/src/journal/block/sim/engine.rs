@@ -79,7 +79,8 @@ impl Engine for SimEngine {
         self.depth
     }
 
-    fn submit(&mut self, ticket: u64, write: Write, _alone: bool) {
+    fn submit(&mut self, ticket: u64, mut write: Write, _alone: bool) {
+        write.encode().expect("nothing is given up here");
         let alignment = match write.file.direct() {
             DirectIo::Used { alignment } => alignment as usize,
             DirectIo::NotWanted | DirectIo::Refused { .. } => SECTOR,
