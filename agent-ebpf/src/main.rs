@@ -19,6 +19,7 @@
 mod charge;
 mod exec;
 mod exit;
+mod floor;
 mod fork;
 mod layout;
 mod maps;

@@ -55,7 +55,7 @@ impl Part {
                 "iproute2",
             ],
             Self::Stack => &["stress-ng"],
-            Self::Bench => &["fio", "e2fsprogs"],
+            Self::Bench => &["fio", "e2fsprogs", "libbpf-tools", "bpftrace"],
         }
     }
 }

@@ -9,7 +9,10 @@ mod drain;
 mod idle;
 mod layout;
 mod load;
+mod mapped;
 mod maps;
+mod pair;
+mod places;
 mod why;
 
 use std::{
@@ -25,7 +28,9 @@ use idle::Idle;
 use layout::Layout;
 use load::{Kernel, SPECS, Slot};
 
-use super::kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus};
+use super::kernel::{
+    KernelCounts, KernelProbes, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
+};
 
 /// The object that this binary carries; empty if it was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/paramedic-probes.o"));
@@ -112,14 +117,6 @@ impl Probes {
     }
 }
 
-impl Inner {
-    fn is(&self, name: ProbeName, state: ProbeState) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| slot.spec.name == name && slot.state == state)
-    }
-}
-
 impl fmt::Debug for Probes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Probes")
@@ -131,7 +128,6 @@ impl fmt::Debug for Probes {
 impl KernelProbes for Probes {
     fn counts(&self) -> KernelCounts {
         let mut inner = self.inner();
-        let watching = inner.is(ProbeName::Syscalls, ProbeState::Attached);
         let Inner {
             kernel: Some(kernel),
             idle,
@@ -148,11 +144,7 @@ impl KernelProbes for Probes {
         }
         KernelCounts {
             processes,
-            syscalls: if watching {
-                kernel.maps.syscalls()
-            } else {
-                std::collections::HashMap::new()
-            },
+            syscalls: kernel.pair.counts(),
             unattributed: SPECS
                 .iter()
                 .map(|spec| kernel.maps.stats(spec.index).map_drops)
@@ -173,7 +165,7 @@ impl KernelProbes for Probes {
                     if slot.spec.name == ProbeName::Syscalls
                         && slot.state == ProbeState::Attached =>
                 {
-                    let all = kernel.maps.syscalls();
+                    let all = kernel.pair.counts();
                     all.values().flat_map(|counts| counts.buckets).sum()
                 }
                 _ => stats.events,
@@ -192,7 +184,7 @@ impl KernelProbes for Probes {
         inner.slots.iter().map(status).collect()
     }
 
-    fn watch_syscalls(&self, on: bool) -> bool {
+    fn watch(&self, plan: &SyscallPlan) -> bool {
         let mut inner = self.inner();
         let Inner {
             slots,
@@ -208,20 +200,26 @@ impl KernelProbes for Probes {
         else {
             return false;
         };
-        match (slot.state, on) {
+        match (slot.state, plan.mode) {
+            (ProbeState::Attached, SyscallMode::Off) => {
+                kernel.unwatch();
+                slot.state = ProbeState::Standby;
+            }
+            (_, SyscallMode::Off) => {}
             // What failed on the last alert may work on this one.
-            (ProbeState::Standby | ProbeState::Fallback, true) if kernel.pair_loaded => {
-                match kernel.watch(slot.spec) {
+            (ProbeState::Standby | ProbeState::Fallback | ProbeState::Attached, _)
+                if kernel.pair_loaded =>
+            {
+                match kernel.watch(slot.spec, plan) {
                     Ok(()) => {
                         slot.state = ProbeState::Attached;
                         slot.why = None;
                     }
-                    Err(why) => slot.fall_back(why),
+                    Err(why) => {
+                        kernel.unwatch();
+                        slot.fall_back(why);
+                    }
                 }
-            }
-            (ProbeState::Attached, false) => {
-                kernel.unwatch();
-                slot.state = ProbeState::Standby;
             }
             _ => {}
         }

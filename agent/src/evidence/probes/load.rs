@@ -16,9 +16,10 @@ use super::{
     drain::{Drain, ToTracing},
     layout::Layout,
     maps::Maps,
+    pair::Pair,
     why,
 };
-use crate::evidence::kernel::ProbeState;
+use crate::evidence::kernel::{ProbeState, SyscallPlan};
 
 /// What a probe is made of.
 #[derive(Debug)]
@@ -94,6 +95,7 @@ impl Slot {
 pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) maps: Maps,
+    pub(super) pair: Pair,
     pub(super) drain: Option<Drain>,
     /// Whether the syscall pair is loaded, so that attaching can be tried.
     pub(super) pair_loaded: bool,
@@ -114,9 +116,12 @@ impl Kernel {
         if !wanted {
             return None;
         }
-        let loaded = load_object(config, object, layout)
-            .and_then(|mut ebpf| Maps::take(&mut ebpf).map(|maps| (ebpf, maps)));
-        let (mut ebpf, maps) = match loaded {
+        let loaded = load_object(config, object, layout).and_then(|mut ebpf| {
+            let maps = Maps::take(&mut ebpf)?;
+            let pair = Pair::take(&mut ebpf)?;
+            Ok((ebpf, maps, pair))
+        });
+        let (mut ebpf, maps, pair) = match loaded {
             Ok(loaded) => loaded,
             Err(why) => {
                 for slot in slots
@@ -134,6 +139,7 @@ impl Kernel {
         let mut kernel = Self {
             ebpf,
             maps,
+            pair,
             drain,
             pair_loaded: false,
             watching: Vec::new(),
@@ -174,12 +180,12 @@ impl Kernel {
         Ok(ProbeState::Attached)
     }
 
-    /// Attaches the syscall pair with empty histograms.
-    pub(super) fn watch(&mut self, spec: &Spec) -> Result<(), String> {
-        self.maps.clear_syscalls();
-        self.maps
-            .begin_epoch()
-            .map_err(|error| format!("cannot note when the pair was attached: {error}"))?;
+    /// Puts a plan for the syscall pair in force; attaches it, with empty histograms, if it is not.
+    pub(super) fn watch(&mut self, spec: &Spec, plan: &SyscallPlan) -> Result<(), String> {
+        self.pair.switch(plan)?;
+        if !self.watching.is_empty() {
+            return Ok(());
+        }
         for (program, tracepoint) in spec.programs {
             let attached = self.program(program).and_then(|program| {
                 program
@@ -207,7 +213,10 @@ impl Kernel {
                 tracing::warn!(program = name, why, "cannot detach");
             }
         }
-        self.maps.clear_syscalls();
+        if let Err(why) = self.pair.off() {
+            tracing::warn!(why, "the syscall pair's counts stay");
+        }
+        self.pair.unmap();
     }
 
     fn program(&mut self, name: &str) -> Result<&mut RawTracePoint, String> {
@@ -232,9 +241,7 @@ fn load_object(config: &ProbesConfig, object: &[u8], layout: &Layout) -> Result<
     loader
         .map_max_entries("PROCESSES", config.cgroups_max)
         .map_max_entries("EVENTS", config.ring_bytes);
-    if watches {
-        loader.map_max_entries("SYSCALLS", config.syscall_keys_max);
-    } else {
+    if !watches {
         loader
             .map_max_entries("SYSCALLS", 1)
             .map_max_entries("IN_FLIGHT", 1);
