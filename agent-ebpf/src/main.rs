@@ -24,6 +24,7 @@ mod fork;
 mod layout;
 mod maps;
 mod oom;
+mod sched;
 mod syscalls;
 
 /// Some helpers (bpf_probe_read_kernel, …) are for programs under a GPL-compatible licence only.

@@ -28,7 +28,7 @@ mod tests;
 
 pub use config::EvidenceConfig;
 pub use kernel::{
-    KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
+    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeState, ProbeStatus, SchedCounts, SyscallMode, SyscallPlan,
 };
 pub use recorder::{Recorder, RecorderStats};
 

@@ -88,7 +88,7 @@ pub struct SyscallCounters {
     /// Sampled mode: calls of less than two ticks whose duration the clock did not take. They are in
     /// no bucket.
     pub untimed: u32,
-    /// Sum of the durations in `buckets`, ns.
+    /// Sum of the durations in `buckets`, ns; may miss one of two calls that end at the same moment.
     pub total_ns: u64,
 }
 

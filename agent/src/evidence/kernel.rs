@@ -26,7 +26,7 @@ pub enum ProbeState {
 /// One line of `paramedic probes`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProbeStatus {
-    /// `exec`, `fork`, `exit`, `oom`, `syscalls`.
+    /// `exec`, `fork`, `exit`, `oom`, `syscalls`, `sched`.
     pub name: &'static str,
     /// How it fares.
     pub state: ProbeState,
@@ -67,6 +67,30 @@ pub struct SyscallCounts {
     pub errors: u64,
     /// Sum of the durations, ns.
     pub total_ns: u64,
+}
+
+/// Waits of the tasks of one cgroup since the scheduler tier was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedCounts {
+    /// Waits for a CPU by log2 of their length in ns.
+    pub buckets: [u64; LATENCY_BUCKETS],
+    /// Sum of these waits, ns.
+    pub runq_ns: u64,
+    /// Times blocked.
+    pub blocks: u64,
+    /// Time blocked, ns, counted when it ends.
+    pub blocked_ns: u64,
+    /// The uninterruptible part: mostly a disk, or a lock of the kernel's.
+    pub uninterruptible_ns: u64,
+}
+
+/// Where a task was blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockedIn {
+    /// In a syscall of this number.
+    Call(u32),
+    /// A page fault, a kernel thread's own wait.
+    Elsewhere,
 }
 
 /// Whose calls the syscall pair counts.
@@ -127,6 +151,10 @@ pub struct KernelCounts {
     pub processes: HashMap<CgroupId, ProcessCounts>,
     /// By cgroup and syscall number of this architecture; empty while the pair is not attached.
     pub syscalls: HashMap<(CgroupId, u32), SyscallCounts>,
+    /// Waits by cgroup; empty while the scheduler tier is not attached.
+    pub sched: HashMap<CgroupId, SchedCounts>,
+    /// Time blocked in ns, by cgroup and syscall.
+    pub blocked: HashMap<(CgroupId, BlockedIn), u64>,
     /// Occurrences that no cgroup was charged with.
     pub unattributed: u64,
 }

@@ -13,6 +13,7 @@ mod mapped;
 mod maps;
 mod pair;
 mod places;
+mod scheduler;
 mod why;
 
 use std::{
@@ -142,8 +143,11 @@ impl KernelProbes for Probes {
         for cgroup in idle.observe(&processes, Instant::now(), *places, *idle_after) {
             kernel.maps.forget(cgroup);
         }
+        let (sched, blocked) = kernel.scheduler.counts();
         KernelCounts {
             processes,
+            sched,
+            blocked,
             syscalls: kernel.pair.counts(),
             unattributed: SPECS
                 .iter()
@@ -168,13 +172,14 @@ impl KernelProbes for Probes {
                     let all = kernel.pair.counts();
                     all.values().flat_map(|counts| counts.buckets).sum()
                 }
+                Some(kernel) if slot.spec.name == ProbeName::Sched => kernel.scheduler.events(),
                 _ => stats.events,
             };
             let points: Vec<&str> = slot.spec.programs.iter().map(|(_, point)| *point).collect();
             ProbeStatus {
                 name: slot.spec.label,
                 state: slot.state,
-                kind: format!("raw_tracepoint {}", points.join(" + ")),
+                kind: format!("{} {}", slot.spec.kind(), points.join(" + ")),
                 fallback: slot.spec.fallback,
                 why: slot.why.clone(),
                 events,

@@ -2,6 +2,8 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,6 +19,28 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HISTOGRAMS: &str = "tracepoint:raw_syscalls:sys_enter { @start[tid] = nsecs; @nr[tid] = args->id; } \
      tracepoint:raw_syscalls:sys_exit /@start[tid]/ { @took[comm, @nr[tid]] = hist(nsecs - @start[tid]); \
      delete(@start[tid]); delete(@nr[tid]); }";
+
+/// Where the peers look tracepoints up.
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Where nobody has mounted it: for this process alone, so that the machine is left as it is.
+fn own_tracefs() -> std::io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    // SAFETY: a new mount namespace for a process that has one thread.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    mount_change(
+        c"/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    mount(
+        c"tracefs",
+        c"/sys/kernel/tracing",
+        c"tracefs",
+        MountFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
 
 /// A running peer; stopped on drop.
 pub(crate) struct Peer(Child);
@@ -54,8 +78,12 @@ impl Which {
 
     /// Starts it and waits until it is attached.
     pub(crate) fn start(self) -> anyhow::Result<Peer> {
-        let mut child = self
-            .command()
+        let mut command = self.command();
+        if !Path::new(TRACEFS).join("events").is_dir() {
+            // SAFETY: `own_tracefs` makes system calls only, with arguments that are there already.
+            unsafe { command.pre_exec(own_tracefs) };
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

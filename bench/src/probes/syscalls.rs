@@ -137,11 +137,15 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
                 _ => None,
             };
             if let Some(plan) = &plan {
-                let begun = Instant::now();
-                if !probes.watch(plan) {
+                let (attached, took_ms) = measure::undisturbed(|| {
+                    let begun = Instant::now();
+                    let attached = probes.watch(plan);
+                    (attached, begun.elapsed().as_secs_f64() * 1e3)
+                })?;
+                if !attached {
                     bail!("the pair does not attach: {:?}", probes.statuses());
                 }
-                attach.push(begun.elapsed().as_secs_f64() * 1e3);
+                attach.push(took_ms);
             }
             if variant == Variant::Detached {
                 probes.watch(&SyscallPlan::default());

@@ -16,6 +16,8 @@ pub enum ProbeName {
     Oom,
     /// The syscall pair, attached on an alert.
     Syscalls,
+    /// The scheduler tier.
+    Sched,
 }
 
 /// Bounds of the kernel probes.

@@ -17,6 +17,7 @@ use super::{
     layout::Layout,
     maps::Maps,
     pair::Pair,
+    scheduler::{self, Scheduler},
     why,
 };
 use crate::evidence::kernel::{ProbeState, SyscallPlan};
@@ -35,8 +36,18 @@ pub(super) struct Spec {
     pub(super) fallback: &'static str,
 }
 
+impl Spec {
+    /// The type of its programs.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.name {
+            ProbeName::Sched => "tp_btf",
+            _ => "raw_tracepoint",
+        }
+    }
+}
+
 /// All probes, in the order in which they are shown.
-pub(super) const SPECS: [Spec; 5] = [
+pub(super) const SPECS: [Spec; 6] = [
     Spec {
         name: ProbeName::Exec,
         label: "exec",
@@ -73,6 +84,13 @@ pub(super) const SPECS: [Spec; 5] = [
         index: probe::SYSCALLS,
         fallback: "nothing: latencies of syscalls are left out",
     },
+    Spec {
+        name: ProbeName::Sched,
+        label: "sched",
+        programs: &scheduler::PROGRAMS,
+        index: probe::SCHED,
+        fallback: "/proc/schedstat (whole host, no quantiles) and cpu.pressure",
+    },
 ];
 
 /// A probe's fate.
@@ -96,6 +114,7 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) pair: Pair,
+    pub(super) scheduler: Scheduler,
     pub(super) drain: Option<Drain>,
     /// Whether the syscall pair is loaded, so that attaching can be tried.
     pub(super) pair_loaded: bool,
@@ -119,9 +138,10 @@ impl Kernel {
         let loaded = load_object(config, object, layout).and_then(|mut ebpf| {
             let maps = Maps::take(&mut ebpf)?;
             let pair = Pair::take(&mut ebpf)?;
-            Ok((ebpf, maps, pair))
+            let scheduler = Scheduler::take(&mut ebpf)?;
+            Ok((ebpf, maps, pair, scheduler))
         });
-        let (mut ebpf, maps, pair) = match loaded {
+        let (mut ebpf, maps, pair, scheduler) = match loaded {
             Ok(loaded) => loaded,
             Err(why) => {
                 for slot in slots
@@ -140,6 +160,7 @@ impl Kernel {
             ebpf,
             maps,
             pair,
+            scheduler,
             drain,
             pair_loaded: false,
             watching: Vec::new(),
@@ -148,9 +169,12 @@ impl Kernel {
             .iter_mut()
             .filter(|slot| slot.state != ProbeState::Off)
         {
-            if slot.spec.name == ProbeName::Oom
-                && let Some(why) = &layout.no_victim
-            {
+            let unreadable = match slot.spec.name {
+                ProbeName::Oom => &layout.no_victim,
+                ProbeName::Sched => &layout.no_sched,
+                _ => &None,
+            };
+            if let Some(why) = unreadable {
                 slot.fall_back(why.clone());
                 continue;
             }
@@ -163,6 +187,10 @@ impl Kernel {
     }
 
     fn load_and_attach(&mut self, spec: &Spec) -> Result<ProbeState, String> {
+        if spec.name == ProbeName::Sched {
+            self.scheduler.start(&mut self.ebpf)?;
+            return Ok(ProbeState::Attached);
+        }
         for (program, _) in spec.programs {
             self.program(program)?
                 .load()
@@ -245,6 +273,9 @@ fn load_object(config: &ProbesConfig, object: &[u8], layout: &Layout) -> Result<
         loader
             .map_max_entries("SYSCALLS", 1)
             .map_max_entries("IN_FLIGHT", 1);
+    }
+    if config.off.contains(&ProbeName::Sched) {
+        loader.map_max_entries("WAITING", 1);
     }
     let wake_bytes = u64::from(config.wake_bytes);
     loader.override_global("WAKE_BYTES", &wake_bytes, true);

@@ -1,6 +1,17 @@
 //! A plain array of the kernel's, as memory of ours: read without a call an entry.
 
-use std::{marker::PhantomData, num::NonZeroUsize, ops::Range, os::fd::BorrowedFd, ptr::NonNull};
+use std::{
+    marker::PhantomData,
+    num::NonZeroUsize,
+    ops::Range,
+    os::fd::{AsFd as _, BorrowedFd},
+    ptr::NonNull,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData},
+};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -14,6 +25,10 @@ pub(super) unsafe trait Entry: Copy {}
 unsafe impl Entry for paramedic_abi::SyscallCounters {}
 // SAFETY: likewise.
 unsafe impl Entry for paramedic_abi::Start {}
+// SAFETY: likewise.
+unsafe impl Entry for paramedic_abi::SchedRow {}
+// SAFETY: likewise.
+unsafe impl Entry for paramedic_abi::Cell {}
 // SAFETY: an integer of 8 bytes.
 unsafe impl Entry for u64 {}
 
@@ -88,5 +103,22 @@ impl<T> Drop for Mapped<T> {
         if let Err(error) = unsafe { munmap(self.address.as_ptr().cast(), self.bytes.get()) } {
             tracing::warn!(%error, "cannot unmap a map of the probes");
         }
+    }
+}
+
+/// Maps a whole array, of which each entry is a `T`.
+pub(super) fn mapped<T: Entry>(map: &MapData) -> Result<Mapped<T>, String> {
+    let info = map.info().map_err(|error| error.to_string())?;
+    Mapped::new(map.fd().as_fd(), info.max_entries())
+        .map_err(|error| format!("cannot map an array of the probes: {error}"))
+}
+
+/// Takes an array out of the object.
+pub(super) fn plain_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData, String> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(format!(
+            "the object has no array {name}: run `cargo xtask build`"
+        )),
     }
 }

@@ -3,16 +3,16 @@
 //! The histograms are memory while the pair is attached and nothing otherwise: 6 MB of it would count
 //! as this process's.
 
-use std::{collections::HashMap, os::fd::AsFd as _, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, Map, MapData},
+    maps::{Array, MapData},
 };
 use paramedic_abi::{NUMBERS, OTHERS as OTHERS_ROW, SyscallCounters, Watch, mode};
 
 use super::{
-    mapped::{Entry, Mapped},
+    mapped::{Mapped, mapped, plain_array},
     maps::take,
     places,
 };
@@ -68,11 +68,6 @@ impl Pair {
             rows: Vec::new(),
             memory: None,
         })
-    }
-
-    /// What it does at present.
-    pub(super) fn plan(&self) -> &SyscallPlan {
-        &self.plan
     }
 
     /// Puts a plan in force, for the calls that are entered from now on.
@@ -184,19 +179,4 @@ fn span(row: usize) -> std::ops::Range<usize> {
 fn tick_ns() -> u64 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(tick.tv_nsec).unwrap_or(4_000_000).max(1)
-}
-
-pub(super) fn mapped<T: Entry>(map: &MapData) -> Result<Mapped<T>, String> {
-    let info = map.info().map_err(|error| error.to_string())?;
-    Mapped::new(map.fd().as_fd(), info.max_entries())
-        .map_err(|error| format!("cannot map an array of the probes: {error}"))
-}
-
-pub(super) fn plain_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData, String> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(data)) => Ok(data),
-        _ => Err(format!(
-            "the object has no array {name}: run `cargo xtask build`"
-        )),
-    }
 }
