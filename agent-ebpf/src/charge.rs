@@ -36,6 +36,29 @@ pub unsafe fn add(counter: *mut u64, amount: u64) {
     }
 }
 
+/// As [`add`], to a counter of 32 bits.
+///
+/// # Safety
+/// `counter` points into a map's value and is aligned.
+#[inline(always)]
+pub unsafe fn add32(counter: *mut u32, amount: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller promises a valid, aligned counter.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u32 *)({counter} + 0) += {amount}",
+            counter = in(reg) counter,
+            amount = in(reg) u64::from(amount),
+            options(nostack),
+        );
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above. Only lints are run on other targets.
+    unsafe {
+        *counter += amount;
+    }
+}
+
 /// Adds 1 to a statistic of a probe.
 #[inline(always)]
 pub fn note(probe: u32, which: impl FnOnce(*mut ProbeStats) -> *mut u64) {

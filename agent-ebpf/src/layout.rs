@@ -30,6 +30,16 @@ globals! {
     KERNFS_NODE_ID: u64 = 0;
     /// 1 if `sched_process_exit` passes whether the whole group is dead.
     EXIT_TELLS_GROUP: u64 = 0;
+    /// Offset of `task_struct.pid`.
+    TASK_PID: u64 = 0;
+    /// Offset of `task_struct.flags`.
+    TASK_FLAGS: u64 = 0;
+    /// Offset of `task_struct.__state`.
+    TASK_STATE: u64 = 0;
+    /// Offset of the syscall's number in `pt_regs`.
+    PT_REGS_NR: u64 = 0;
+    /// 1 if `sched_switch` passes the state of the task that leaves.
+    SWITCH_PASSES_STATE: u64 = 0;
     /// Bytes waiting in the ring from which the agent is woken.
     WAKE_BYTES: u64 = 65_536;
     /// Number of `exit`: it never returns, so it takes no place in the table.

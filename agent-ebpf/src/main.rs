@@ -19,10 +19,12 @@
 mod charge;
 mod exec;
 mod exit;
+mod floor;
 mod fork;
 mod layout;
 mod maps;
 mod oom;
+mod sched;
 mod syscalls;
 
 /// Some helpers (bpf_probe_read_kernel, …) are for programs under a GPL-compatible licence only.

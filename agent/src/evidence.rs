@@ -27,7 +27,9 @@ mod window;
 mod tests;
 
 pub use config::EvidenceConfig;
-pub use kernel::{KernelCounts, KernelProbes, NoKernel, ProbeState, ProbeStatus};
+pub use kernel::{
+    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeState, ProbeStatus, SchedCounts, SyscallMode, SyscallPlan,
+};
 pub use recorder::{Recorder, RecorderStats};
 
 /// Why this host cannot be read.

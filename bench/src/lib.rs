@@ -1,3 +1,4 @@
 //! Benchmarks of Paramedic against its limits and its peers.
 
 pub mod journal;
+pub mod probes;

@@ -12,7 +12,7 @@ use std::{
 
 use paramedic::{
     evidence::{
-        KernelProbes, ProbeState, ProbeStatus,
+        KernelProbes, ProbeState, ProbeStatus, SyscallPlan,
         probes::{ProbeName, Probes, ProbesConfig},
     },
     incident::CgroupId,
@@ -118,7 +118,8 @@ fn threads_are_no_processes() {
 fn calls_are_counted_exactly_with_their_durations_and_errors() {
     let probes = start();
     let cgroup = Cgroup::new("calls");
-    assert!(probes.watch_syscalls(true));
+    let plan = SyscallPlan::only([CgroupId(cgroup.id())]);
+    assert!(probes.watch(&plan));
     assert!(probes.counting("syscalls"));
     Job::start(&cgroup, || {
         workload::sleep_ms(5, 20);
@@ -151,7 +152,7 @@ fn calls_are_counted_exactly_with_their_durations_and_errors() {
     assert_eq!(status(&probes, "syscalls").state, ProbeState::Standby);
     // Detached is detached: nothing is counted now, and attached again it starts from nothing.
     Job::start(&cgroup, || workload::failing_calls(50)).finish();
-    assert!(probes.watch_syscalls(true));
+    assert!(probes.watch(&plan));
     Job::start(&cgroup, || workload::failing_calls(7)).finish();
     let again = probes.counts().syscalls[&(CgroupId(cgroup.id()), nr(libc::SYS_fchdir))];
     assert_eq!((again.buckets.iter().sum::<u64>(), again.errors), (7, 7));
@@ -165,13 +166,14 @@ fn nr(nr: libc::c_long) -> u32 {
 fn a_call_begun_before_the_pair_was_attached_again_is_left_out() {
     let probes = start();
     let cgroup = Cgroup::new("stale");
-    assert!(probes.watch_syscalls(true));
+    let plan = SyscallPlan::only([CgroupId(cgroup.id())]);
+    assert!(probes.watch(&plan));
     // In flight while the pair is detached and attached again: its start is noted, its end comes
     // in another epoch.
     let job = Job::start(&cgroup, || workload::sleep_ms(1_500, 1));
     job.wait_for_syscall(libc::SYS_clock_nanosleep);
     probes.watch_syscalls(false);
-    assert!(probes.watch_syscalls(true), "{:?}", probes.statuses());
+    assert!(probes.watch(&plan), "{:?}", probes.statuses());
     job.finish();
     let counts = probes.counts();
     let sleeps = counts

@@ -16,6 +16,7 @@ use paramedic::{
     diagnosis::{self, DiagnosisConfig, RuleSet, features},
     evidence::{
         EvidenceConfig, KernelCounts, KernelProbes, NoKernel, ProbeState, ProbeStatus, Recorder,
+        SyscallPlan,
         kernel::ProcessCounts,
     },
     incident::{
@@ -360,7 +361,7 @@ impl KernelProbes for AllForks {
             drops: 0,
         }]
     }
-    fn watch_syscalls(&self, _on: bool) -> bool {
+    fn watch(&self, _plan: &SyscallPlan) -> bool {
         false
     }
 }

@@ -4,12 +4,15 @@
 //! host and compiled into the probes.
 #![no_std]
 
+mod sched;
+mod syscalls;
+
+pub use sched::*;
+pub use syscalls::*;
+
 /// Buckets of a latency histogram: bucket `i` counts `2^i <= ns < 2^(i+1)`; the last takes the rest
 /// (from 9 minutes).
 pub const LATENCY_BUCKETS: usize = 40;
-
-/// Entries of the table of calls in flight; a power of two.
-pub const STARTS: u32 = 1 << 16;
 
 /// Length of a task's name in the kernel, with its final zero.
 pub const COMM_LEN: usize = 16;
@@ -26,8 +29,10 @@ pub mod probe {
     pub const OOM: u32 = 3;
     /// The syscall pair.
     pub const SYSCALLS: u32 = 4;
+    /// The scheduler tier.
+    pub const SCHED: u32 = 5;
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
 
 /// Process events of one cgroup.
@@ -42,51 +47,6 @@ pub struct ProcessCounters {
     pub exits: u64,
     /// Out-of-memory victims.
     pub oom_kills: u64,
-}
-
-/// Key of the histograms.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SyscallKey {
-    /// Cgroup id of the caller.
-    pub cgroup: u64,
-    /// Syscall number of this architecture.
-    pub nr: u32,
-    /// Zero: the kernel compares keys byte by byte.
-    pub padding: u32,
-}
-
-/// Calls of one syscall by one cgroup.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SyscallCounters {
-    /// By log2 of the duration in ns.
-    pub buckets: [u64; LATENCY_BUCKETS],
-    /// Calls that returned an error.
-    pub errors: u64,
-    /// Sum of the durations, ns.
-    pub total_ns: u64,
-}
-
-impl SyscallCounters {
-    /// Nothing seen yet.
-    pub const ZERO: Self = Self {
-        buckets: [0; LATENCY_BUCKETS],
-        errors: 0,
-        total_ns: 0,
-    };
-}
-
-/// A call in flight.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Start {
-    /// Monotonic time of its enter, ns.
-    pub started_ns: u64,
-    /// Thread; 0 = free.
-    pub tid: u32,
-    /// Syscall number, kept from the enter: the exit need not read registers.
-    pub nr: u32,
 }
 
 /// How one probe fares, counted in the kernel, an entry a CPU.
@@ -123,17 +83,38 @@ pub struct Event {
     pub comm: [u8; COMM_LEN],
 }
 
-/// Place of a thread in the table of calls in flight: Fibonacci hashing, which spreads runs of
-/// neighbouring ids perfectly.
-#[inline]
-pub const fn slot_of(tid: u32) -> u32 {
-    tid.wrapping_mul(0x9E37_79B1) >> (32 - STARTS.trailing_zeros())
-}
-
-/// Bucket of a duration in ns.
-#[inline]
+/// Bucket of a duration in ns: its log2, at most the last bucket. By halves, because the BPF
+/// instruction set can't count leading zeros, and what the compiler puts in its place takes 9 ns.
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "a call in BPF is a function of its own to the verifier"
+)]
 pub const fn bucket_of(ns: u64) -> usize {
-    let log2 = 63 - (ns | 1).leading_zeros() as usize;
+    let (mut rest, mut log2) = (ns, 0);
+    if rest >= 1 << 32 {
+        rest >>= 32;
+        log2 += 32;
+    }
+    if rest >= 1 << 16 {
+        rest >>= 16;
+        log2 += 16;
+    }
+    if rest >= 1 << 8 {
+        rest >>= 8;
+        log2 += 8;
+    }
+    if rest >= 1 << 4 {
+        rest >>= 4;
+        log2 += 4;
+    }
+    if rest >= 1 << 2 {
+        rest >>= 2;
+        log2 += 2;
+    }
+    if rest >= 1 << 1 {
+        log2 += 1;
+    }
     if log2 < LATENCY_BUCKETS {
         log2
     } else {
@@ -141,17 +122,8 @@ pub const fn bucket_of(ns: u64) -> usize {
     }
 }
 
-/// Whether a syscall's raw return value is an error that its caller sees. -512 to -516 ask the
-/// kernel to start the call again and never reach the program as they are.
-#[inline]
-pub const fn is_error(returned: i64) -> bool {
-    returned < 0 && returned >= -4095 && !(returned <= -512 && returned >= -516)
-}
-
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
     use super::*;
 
     #[test]
@@ -164,43 +136,14 @@ mod tests {
         assert_eq!(bucket_of((1 << 21) - 1), 20);
         assert_eq!(bucket_of(1 << 39), 39);
         assert_eq!(bucket_of(u64::MAX), 39);
-    }
-
-    #[test]
-    fn neighbouring_threads_have_places_of_their_own() {
-        let mut taken = std::vec![false; STARTS as usize];
-        for tid in 4_000_000..4_000_000 + 32_768 {
-            let slot = slot_of(tid) as usize;
-            assert!(!taken[slot], "thread {tid} shares place {slot}");
-            taken[slot] = true;
+        for log2 in 1..LATENCY_BUCKETS {
+            assert_eq!(bucket_of(1 << log2), log2);
+            assert_eq!(bucket_of((1 << log2) - 1), log2 - 1);
         }
-    }
-
-    #[test]
-    fn every_place_is_inside_the_table() {
-        for tid in [0, 1, u32::MAX, 0x8000_0000] {
-            assert!(slot_of(tid) < STARTS);
-        }
-    }
-
-    #[test]
-    fn a_restart_is_no_error_and_an_address_is_none() {
-        assert!(is_error(-1));
-        assert!(is_error(-4095));
-        assert!(!is_error(-4096));
-        assert!(!is_error(0));
-        assert!(!is_error(7));
-        assert!(is_error(-511));
-        assert!(!is_error(-512));
-        assert!(!is_error(-516));
-        assert!(is_error(-517));
     }
 
     #[test]
     fn the_layout_has_no_hidden_padding() {
-        assert_eq!(size_of::<SyscallKey>(), 16);
-        assert_eq!(size_of::<Start>(), 16);
         assert_eq!(size_of::<Event>(), 48);
-        assert_eq!(size_of::<SyscallCounters>(), (LATENCY_BUCKETS + 2) * 8);
     }
 }

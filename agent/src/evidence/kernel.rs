@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::incident::CgroupId;
 
@@ -26,7 +26,7 @@ pub enum ProbeState {
 /// One line of `paramedic probes`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProbeStatus {
-    /// `exec`, `fork`, `exit`, `oom`, `syscalls`.
+    /// `exec`, `fork`, `exit`, `oom`, `syscalls`, `sched`.
     pub name: &'static str,
     /// How it fares.
     pub state: ProbeState,
@@ -69,6 +69,81 @@ pub struct SyscallCounts {
     pub total_ns: u64,
 }
 
+/// Waits of the tasks of one cgroup since the scheduler tier was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedCounts {
+    /// Waits for a CPU by log2 of their length in ns.
+    pub buckets: [u64; LATENCY_BUCKETS],
+    /// Sum of these waits, ns.
+    pub runq_ns: u64,
+    /// Times blocked.
+    pub blocks: u64,
+    /// Time blocked, ns, counted when it ends.
+    pub blocked_ns: u64,
+    /// The uninterruptible part: mostly a disk, or a lock of the kernel's.
+    pub uninterruptible_ns: u64,
+}
+
+/// Where a task was blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockedIn {
+    /// In a syscall of this number.
+    Call(u32),
+    /// A page fault, a kernel thread's own wait.
+    Elsewhere,
+}
+
+/// Whose calls the syscall pair counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyscallMode {
+    /// Nobody's: detached, and free.
+    #[default]
+    Off,
+    /// Those of the chosen cgroups; everybody else pays a fraction and is not counted.
+    Watch,
+    /// Everybody's: the chosen cgroups apart, all others together as [`OTHERS`].
+    All,
+}
+
+/// What the syscall pair counts for calls of cgroups that were not chosen. No cgroup has this id.
+pub const OTHERS: CgroupId = CgroupId(0);
+
+/// Cgroups that the syscall pair counts apart at most.
+pub const WATCHED_MAX: usize = paramedic_abi::WATCHED_MAX;
+
+/// What the syscall pair is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyscallPlan {
+    /// Whose calls.
+    pub mode: SyscallMode,
+    /// Cgroups that are counted apart; those beyond 64 are counted with the others.
+    pub cgroups: Vec<CgroupId>,
+    /// Take the time of one call in 16 by the clock and of the others by the kernel's ticks: a third
+    /// cheaper. Numbers of calls and of errors stay exact, and so do durations of two ticks and more;
+    /// the distribution of shorter ones is that of the timed ones.
+    pub sampled: bool,
+}
+
+impl SyscallPlan {
+    /// Everybody's calls, of these cgroups apart.
+    pub fn all(cgroups: impl IntoIterator<Item = CgroupId>) -> Self {
+        Self {
+            mode: SyscallMode::All,
+            cgroups: cgroups.into_iter().collect(),
+            sampled: false,
+        }
+    }
+
+    /// The calls of these cgroups.
+    pub fn only(cgroups: impl IntoIterator<Item = CgroupId>) -> Self {
+        Self {
+            mode: SyscallMode::Watch,
+            ..Self::all(cgroups)
+        }
+    }
+}
+
 /// Everything that the probes counted so far.
 #[derive(Clone, Debug, Default)]
 pub struct KernelCounts {
@@ -76,6 +151,10 @@ pub struct KernelCounts {
     pub processes: HashMap<CgroupId, ProcessCounts>,
     /// By cgroup and syscall number of this architecture; empty while the pair is not attached.
     pub syscalls: HashMap<(CgroupId, u32), SyscallCounts>,
+    /// Waits by cgroup; empty while the scheduler tier is not attached.
+    pub sched: HashMap<CgroupId, SchedCounts>,
+    /// Time blocked in ns, by cgroup and syscall.
+    pub blocked: HashMap<(CgroupId, BlockedIn), u64>,
     /// Occurrences that no cgroup was charged with.
     pub unattributed: u64,
 }
@@ -86,8 +165,18 @@ pub trait KernelProbes: Send + Sync + fmt::Debug {
     fn counts(&self) -> KernelCounts;
     /// How each probe fares now.
     fn statuses(&self) -> Vec<ProbeStatus>;
-    /// Attaches (`true`) or detaches the syscall pair; says whether it is attached afterwards.
-    fn watch_syscalls(&self, on: bool) -> bool;
+    /// Attaches the syscall pair, switches it while it is attached, or detaches it; says whether it is
+    /// attached afterwards. A switch to other cgroups begins its counts anew; calls that are in flight
+    /// at that moment, or were when it was attached, are not seen.
+    fn watch(&self, plan: &SyscallPlan) -> bool;
+    /// As [`Self::watch`], everybody's calls in one row or none.
+    fn watch_syscalls(&self, on: bool) -> bool {
+        self.watch(&if on {
+            SyscallPlan::all([])
+        } else {
+            SyscallPlan::default()
+        })
+    }
     /// Whether `name` counts at present.
     fn counting(&self, name: &str) -> bool {
         self.statuses()
@@ -107,7 +196,7 @@ impl KernelProbes for NoKernel {
     fn statuses(&self) -> Vec<ProbeStatus> {
         Vec::new()
     }
-    fn watch_syscalls(&self, _on: bool) -> bool {
+    fn watch(&self, _plan: &SyscallPlan) -> bool {
         false
     }
 }

@@ -9,7 +9,11 @@ mod drain;
 mod idle;
 mod layout;
 mod load;
+mod mapped;
 mod maps;
+mod pair;
+mod places;
+mod scheduler;
 mod why;
 
 use std::{
@@ -25,7 +29,9 @@ use idle::Idle;
 use layout::Layout;
 use load::{Kernel, SPECS, Slot};
 
-use super::kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus};
+use super::kernel::{
+    KernelCounts, KernelProbes, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
+};
 
 /// The object that this binary carries; empty if it was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/paramedic-probes.o"));
@@ -112,14 +118,6 @@ impl Probes {
     }
 }
 
-impl Inner {
-    fn is(&self, name: ProbeName, state: ProbeState) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| slot.spec.name == name && slot.state == state)
-    }
-}
-
 impl fmt::Debug for Probes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Probes")
@@ -131,7 +129,6 @@ impl fmt::Debug for Probes {
 impl KernelProbes for Probes {
     fn counts(&self) -> KernelCounts {
         let mut inner = self.inner();
-        let watching = inner.is(ProbeName::Syscalls, ProbeState::Attached);
         let Inner {
             kernel: Some(kernel),
             idle,
@@ -146,13 +143,12 @@ impl KernelProbes for Probes {
         for cgroup in idle.observe(&processes, Instant::now(), *places, *idle_after) {
             kernel.maps.forget(cgroup);
         }
+        let (sched, blocked) = kernel.scheduler.counts();
         KernelCounts {
             processes,
-            syscalls: if watching {
-                kernel.maps.syscalls()
-            } else {
-                std::collections::HashMap::new()
-            },
+            sched,
+            blocked,
+            syscalls: kernel.pair.counts(),
             unattributed: SPECS
                 .iter()
                 .map(|spec| kernel.maps.stats(spec.index).map_drops)
@@ -173,16 +169,17 @@ impl KernelProbes for Probes {
                     if slot.spec.name == ProbeName::Syscalls
                         && slot.state == ProbeState::Attached =>
                 {
-                    let all = kernel.maps.syscalls();
+                    let all = kernel.pair.counts();
                     all.values().flat_map(|counts| counts.buckets).sum()
                 }
+                Some(kernel) if slot.spec.name == ProbeName::Sched => kernel.scheduler.events(),
                 _ => stats.events,
             };
             let points: Vec<&str> = slot.spec.programs.iter().map(|(_, point)| *point).collect();
             ProbeStatus {
                 name: slot.spec.label,
                 state: slot.state,
-                kind: format!("raw_tracepoint {}", points.join(" + ")),
+                kind: format!("{} {}", slot.spec.kind(), points.join(" + ")),
                 fallback: slot.spec.fallback,
                 why: slot.why.clone(),
                 events,
@@ -192,7 +189,7 @@ impl KernelProbes for Probes {
         inner.slots.iter().map(status).collect()
     }
 
-    fn watch_syscalls(&self, on: bool) -> bool {
+    fn watch(&self, plan: &SyscallPlan) -> bool {
         let mut inner = self.inner();
         let Inner {
             slots,
@@ -208,20 +205,26 @@ impl KernelProbes for Probes {
         else {
             return false;
         };
-        match (slot.state, on) {
+        match (slot.state, plan.mode) {
+            (ProbeState::Attached, SyscallMode::Off) => {
+                kernel.unwatch();
+                slot.state = ProbeState::Standby;
+            }
+            (_, SyscallMode::Off) => {}
             // What failed on the last alert may work on this one.
-            (ProbeState::Standby | ProbeState::Fallback, true) if kernel.pair_loaded => {
-                match kernel.watch(slot.spec) {
+            (ProbeState::Standby | ProbeState::Fallback | ProbeState::Attached, _)
+                if kernel.pair_loaded =>
+            {
+                match kernel.watch(slot.spec, plan) {
                     Ok(()) => {
                         slot.state = ProbeState::Attached;
                         slot.why = None;
                     }
-                    Err(why) => slot.fall_back(why),
+                    Err(why) => {
+                        kernel.unwatch();
+                        slot.fall_back(why);
+                    }
                 }
-            }
-            (ProbeState::Attached, false) => {
-                kernel.unwatch();
-                slot.state = ProbeState::Standby;
             }
             _ => {}
         }

@@ -12,6 +12,7 @@
 //! CPU.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
@@ -23,11 +24,12 @@ use tracing::warn;
 use super::{
     EvidenceConfig, EvidenceError,
     account::Account,
-    kernel::{KernelProbes, ProbeStatus},
+    counters::Counter,
+    kernel::{KernelProbes, ProbeStatus, SyscallPlan, WATCHED_MAX},
     sample::{Sample, Sampler},
     window::Window,
 };
-use crate::incident::Evidence;
+use crate::incident::{CgroupId, Evidence};
 
 /// Sampling rests at least this many times as long as it worked.
 const REST: u32 = 19;
@@ -155,9 +157,15 @@ impl Recorder {
         state.last.at
     }
 
-    /// Attaches or detaches the syscall pair; says whether it is attached afterwards.
+    /// Attaches or detaches the syscall pair; says whether it is attached afterwards. The leaves that
+    /// were most in any way are counted apart, all others together.
     pub fn watch_syscalls(&self, on: bool) -> bool {
-        self.probes.watch_syscalls(on)
+        let plan = if on {
+            self.shared.lock().plan()
+        } else {
+            SyscallPlan::default()
+        };
+        self.probes.watch(&plan)
     }
 
     /// How the probes fare.
@@ -222,6 +230,25 @@ impl State {
             .sample(Some(&self.last))
             .inspect_err(|error| warn!(error = error as &dyn std::error::Error, "no sample"))
             .ok()
+    }
+
+    /// Whose calls are worth counting apart: every leaf if they are few, else those that the last
+    /// windows kept, the busiest first.
+    fn plan(&self) -> SyscallPlan {
+        let leaves = || self.last.cgroups.iter().filter(|(_, sample)| sample.leaf);
+        if leaves().count() <= WATCHED_MAX {
+            return SyscallPlan::all(leaves().map(|(id, _)| *id));
+        }
+        let mut busy: Vec<(Reverse<u64>, CgroupId)> = Vec::new();
+        for row in self.windows.iter().rev().take(3).flat_map(|w| &w.rows) {
+            let here = row.leaf && !row.gone && busy.iter().all(|(_, id)| *id != row.id);
+            if here {
+                let us = row.counters[Counter::CpuUs as usize].get().unwrap_or(0);
+                busy.push((Reverse(us), row.id));
+            }
+        }
+        busy.sort_unstable();
+        SyscallPlan::all(busy.into_iter().map(|(_, id)| id).take(WATCHED_MAX))
     }
 
     /// The moment that evidence is up to.

@@ -155,7 +155,7 @@ impl Sampler {
         let counts = self.probes.counts();
         let dropped: u64 = statuses
             .iter()
-            .filter(|probe| probe.name != "syscalls")
+            .filter(|probe| !matches!(probe.name, "syscalls" | "sched"))
             .map(|probe| probe.drops)
             .sum();
         KernelSample {

@@ -1,6 +1,7 @@
 //! System calls over a window: which cost most, how long they took.
 
 mod names;
+pub(super) mod untimed;
 
 use std::collections::HashMap;
 

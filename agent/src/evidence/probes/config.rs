@@ -16,6 +16,8 @@ pub enum ProbeName {
     Oom,
     /// The syscall pair, attached on an alert.
     Syscalls,
+    /// The scheduler tier.
+    Sched,
 }
 
 /// Bounds of the kernel probes.
@@ -29,9 +31,6 @@ pub struct ProbesConfig {
     /// Cgroups that are counted apart, 64 to 1,000,000; about 100 bytes each in the kernel. More
     /// than these are counted as not attributed. Default 16,384.
     pub cgroups_max: u32,
-    /// Pairs of cgroup and syscall with a histogram, 64 to 262,144; about 400 bytes each in the
-    /// kernel. Default 8,192.
-    pub syscall_keys_max: u32,
     /// Ring of events in bytes: a power of two, 4,096 to 67,108,864. Default 1 MiB, which holds what
     /// 900,000 events a second bring within one drain.
     pub ring_bytes: u32,
@@ -53,7 +52,6 @@ impl Default for ProbesConfig {
             enabled: true,
             off: Vec::new(),
             cgroups_max: 16_384,
-            syscall_keys_max: 8_192,
             ring_bytes: 1 << 20,
             drain_ms: 20,
             wake_bytes: 64 << 10,
@@ -75,12 +73,6 @@ impl ProbesConfig {
             }
         };
         within("cgroups_max", self.cgroups_max.into(), 64, 1_000_000);
-        within(
-            "syscall_keys_max",
-            self.syscall_keys_max.into(),
-            64,
-            262_144,
-        );
         within("ring_bytes", self.ring_bytes.into(), 4_096, 64 << 20);
         within("drain_ms", self.drain_ms, 1, 1_000);
         within("wake_bytes", self.wake_bytes.into(), 1_024, 64 << 20);

@@ -15,10 +15,12 @@ pub struct Layout {
     pub globals: Vec<(&'static str, u64)>,
     /// Why the victim's cgroup cannot be read on this kernel.
     pub no_victim: Option<String>,
+    /// Why the scheduler's tasks cannot be read on this kernel.
+    pub no_sched: Option<String>,
 }
 
 /// `(global, struct, field)`.
-const FIELDS: [(&str, &str, &str); 7] = [
+const FIELDS: [(&str, &str, &str); 10] = [
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_EXIT_CODE", "task_struct", "exit_code"),
     ("TASK_COMM", "task_struct", "comm"),
@@ -26,7 +28,24 @@ const FIELDS: [(&str, &str, &str); 7] = [
     ("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
     ("CGROUP_KN", "cgroup", "kn"),
     ("KERNFS_NODE_ID", "kernfs_node", "id"),
+    ("TASK_PID", "task_struct", "pid"),
+    ("TASK_FLAGS", "task_struct", "flags"),
+    ("TASK_STATE", "task_struct", "__state"),
 ];
+
+/// Of these the scheduler tier reads whose task it is and where it stands.
+const SCHED: [&str; 7] = [
+    "TASK_PID",
+    "TASK_FLAGS",
+    "TASK_STATE",
+    "TASK_CGROUPS",
+    "CSS_SET_DFL_CGRP",
+    "CGROUP_KN",
+    "KERNFS_NODE_ID",
+];
+
+/// Where `pt_regs` keeps the syscall's number, by architecture.
+const CALL_NUMBER: [&str; 2] = ["orig_ax", "syscallno"];
 
 /// Of these the victim's cgroup is read.
 const VICTIM: [&str; 4] = [
@@ -63,19 +82,42 @@ impl Layout {
     fn unknown(why: String) -> Self {
         Self {
             globals: Vec::new(),
-            no_victim: Some(why),
+            no_victim: Some(why.clone()),
+            no_sched: Some(why),
         }
     }
 
     fn from_btf(btf: &Btf<'_>) -> Self {
         let mut globals = Vec::new();
         let mut missing = Vec::new();
+        let mut no_sched = None;
         for (global, structure, field) in FIELDS {
             match btf.offset(structure, field) {
                 Some(offset) => globals.push((global, offset)),
-                None if VICTIM.contains(&global) => missing.push(format!("{structure}.{field}")),
-                None => {}
+                None => {
+                    let name = format!("{structure}.{field}");
+                    if SCHED.contains(&global) {
+                        no_sched = Some(format!("this kernel's BTF has no {name}"));
+                    }
+                    if VICTIM.contains(&global) {
+                        missing.push(name);
+                    }
+                }
             }
+        }
+        match btf.tracepoint("sched_switch") {
+            None => {
+                no_sched =
+                    Some("this kernel's BTF does not describe the tracepoint sched_switch".into());
+            }
+            Some(arguments) if arguments.len() > 3 => globals.push(("SWITCH_PASSES_STATE", 1)),
+            Some(_) => {}
+        }
+        if let Some(offset) = CALL_NUMBER
+            .iter()
+            .find_map(|field| btf.offset("pt_regs", field))
+        {
+            globals.push(("PT_REGS_NR", offset));
         }
         if btf
             .tracepoint("sched_process_exit")
@@ -93,7 +135,11 @@ impl Layout {
             }
             Some(_) => None,
         };
-        Self { globals, no_victim }
+        Self {
+            globals,
+            no_victim,
+            no_sched,
+        }
     }
 }
 
@@ -132,5 +178,9 @@ mod tests {
             );
         }
         assert_eq!(layout.no_victim, None);
+        assert_eq!(layout.no_sched, None);
+        for global in ["SWITCH_PASSES_STATE", "PT_REGS_NR"] {
+            assert!(layout.globals.iter().any(|(name, _)| *name == global));
+        }
     }
 }

@@ -16,9 +16,11 @@ use super::{
     drain::{Drain, ToTracing},
     layout::Layout,
     maps::Maps,
+    pair::Pair,
+    scheduler::{self, Scheduler},
     why,
 };
-use crate::evidence::kernel::ProbeState;
+use crate::evidence::kernel::{ProbeState, SyscallPlan};
 
 /// What a probe is made of.
 #[derive(Debug)]
@@ -34,8 +36,18 @@ pub(super) struct Spec {
     pub(super) fallback: &'static str,
 }
 
+impl Spec {
+    /// The type of its programs.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.name {
+            ProbeName::Sched => "tp_btf",
+            _ => "raw_tracepoint",
+        }
+    }
+}
+
 /// All probes, in the order in which they are shown.
-pub(super) const SPECS: [Spec; 5] = [
+pub(super) const SPECS: [Spec; 6] = [
     Spec {
         name: ProbeName::Exec,
         label: "exec",
@@ -72,6 +84,13 @@ pub(super) const SPECS: [Spec; 5] = [
         index: probe::SYSCALLS,
         fallback: "nothing: latencies of syscalls are left out",
     },
+    Spec {
+        name: ProbeName::Sched,
+        label: "sched",
+        programs: &scheduler::PROGRAMS,
+        index: probe::SCHED,
+        fallback: "/proc/schedstat (whole host, no quantiles) and cpu.pressure",
+    },
 ];
 
 /// A probe's fate.
@@ -94,6 +113,8 @@ impl Slot {
 pub(super) struct Kernel {
     ebpf: Ebpf,
     pub(super) maps: Maps,
+    pub(super) pair: Pair,
+    pub(super) scheduler: Scheduler,
     pub(super) drain: Option<Drain>,
     /// Whether the syscall pair is loaded, so that attaching can be tried.
     pub(super) pair_loaded: bool,
@@ -114,9 +135,13 @@ impl Kernel {
         if !wanted {
             return None;
         }
-        let loaded = load_object(config, object, layout)
-            .and_then(|mut ebpf| Maps::take(&mut ebpf).map(|maps| (ebpf, maps)));
-        let (mut ebpf, maps) = match loaded {
+        let loaded = load_object(config, object, layout).and_then(|mut ebpf| {
+            let maps = Maps::take(&mut ebpf)?;
+            let pair = Pair::take(&mut ebpf)?;
+            let scheduler = Scheduler::take(&mut ebpf)?;
+            Ok((ebpf, maps, pair, scheduler))
+        });
+        let (mut ebpf, maps, pair, scheduler) = match loaded {
             Ok(loaded) => loaded,
             Err(why) => {
                 for slot in slots
@@ -134,6 +159,8 @@ impl Kernel {
         let mut kernel = Self {
             ebpf,
             maps,
+            pair,
+            scheduler,
             drain,
             pair_loaded: false,
             watching: Vec::new(),
@@ -142,9 +169,12 @@ impl Kernel {
             .iter_mut()
             .filter(|slot| slot.state != ProbeState::Off)
         {
-            if slot.spec.name == ProbeName::Oom
-                && let Some(why) = &layout.no_victim
-            {
+            let unreadable = match slot.spec.name {
+                ProbeName::Oom => &layout.no_victim,
+                ProbeName::Sched => &layout.no_sched,
+                _ => &None,
+            };
+            if let Some(why) = unreadable {
                 slot.fall_back(why.clone());
                 continue;
             }
@@ -157,6 +187,10 @@ impl Kernel {
     }
 
     fn load_and_attach(&mut self, spec: &Spec) -> Result<ProbeState, String> {
+        if spec.name == ProbeName::Sched {
+            self.scheduler.start(&mut self.ebpf)?;
+            return Ok(ProbeState::Attached);
+        }
         for (program, _) in spec.programs {
             self.program(program)?
                 .load()
@@ -174,12 +208,12 @@ impl Kernel {
         Ok(ProbeState::Attached)
     }
 
-    /// Attaches the syscall pair with empty histograms.
-    pub(super) fn watch(&mut self, spec: &Spec) -> Result<(), String> {
-        self.maps.clear_syscalls();
-        self.maps
-            .begin_epoch()
-            .map_err(|error| format!("cannot note when the pair was attached: {error}"))?;
+    /// Puts a plan for the syscall pair in force; attaches it, with empty histograms, if it is not.
+    pub(super) fn watch(&mut self, spec: &Spec, plan: &SyscallPlan) -> Result<(), String> {
+        self.pair.switch(plan)?;
+        if !self.watching.is_empty() {
+            return Ok(());
+        }
         for (program, tracepoint) in spec.programs {
             let attached = self.program(program).and_then(|program| {
                 program
@@ -207,7 +241,10 @@ impl Kernel {
                 tracing::warn!(program = name, why, "cannot detach");
             }
         }
-        self.maps.clear_syscalls();
+        if let Err(why) = self.pair.off() {
+            tracing::warn!(why, "the syscall pair's counts stay");
+        }
+        self.pair.unmap();
     }
 
     fn program(&mut self, name: &str) -> Result<&mut RawTracePoint, String> {
@@ -232,12 +269,13 @@ fn load_object(config: &ProbesConfig, object: &[u8], layout: &Layout) -> Result<
     loader
         .map_max_entries("PROCESSES", config.cgroups_max)
         .map_max_entries("EVENTS", config.ring_bytes);
-    if watches {
-        loader.map_max_entries("SYSCALLS", config.syscall_keys_max);
-    } else {
+    if !watches {
         loader
             .map_max_entries("SYSCALLS", 1)
             .map_max_entries("IN_FLIGHT", 1);
+    }
+    if config.off.contains(&ProbeName::Sched) {
+        loader.map_max_entries("WAITING", 1);
     }
     let wake_bytes = u64::from(config.wake_bytes);
     loader.override_global("WAKE_BYTES", &wake_bytes, true);

@@ -4,14 +4,11 @@ use std::collections::HashMap as StdHashMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray},
+    maps::{HashMap, MapData, MapError, PerCpuArray},
 };
-use paramedic_abi::{ProbeStats, ProcessCounters, SyscallCounters, SyscallKey};
+use paramedic_abi::{ProbeStats, ProcessCounters};
 
-use crate::{
-    evidence::kernel::{ProcessCounts, SyscallCounts},
-    incident::CgroupId,
-};
+use crate::{evidence::kernel::ProcessCounts, incident::CgroupId};
 
 /// The shared types belong to a crate that knows nothing of aya, hence these.
 macro_rules! plain {
@@ -29,17 +26,13 @@ macro_rules! plain {
 
 plain! {
     RawProcess(ProcessCounters);
-    RawKey(SyscallKey);
-    RawSyscall(SyscallCounters);
     RawStats(ProbeStats);
 }
 
 /// The maps that the agent reads, taken out of the object.
 pub(super) struct Maps {
     processes: HashMap<MapData, u64, RawProcess>,
-    syscalls: HashMap<MapData, RawKey, RawSyscall>,
     stats: PerCpuArray<MapData, RawStats>,
-    epoch: Array<MapData, u64>,
 }
 
 impl Maps {
@@ -47,9 +40,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, String> {
         Ok(Self {
             processes: take(ebpf, "PROCESSES")?,
-            syscalls: take(ebpf, "SYSCALLS")?,
             stats: take(ebpf, "STATS")?,
-            epoch: take(ebpf, "EPOCH")?,
         })
     }
 
@@ -75,38 +66,6 @@ impl Maps {
         self.processes.remove(&cgroup.0).unwrap_or_default();
     }
 
-    /// Histograms by cgroup and syscall.
-    pub(super) fn syscalls(&self) -> StdHashMap<(CgroupId, u32), SyscallCounts> {
-        self.syscalls
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(RawKey(key), RawSyscall(counted))| {
-                let counts = SyscallCounts {
-                    buckets: counted.buckets,
-                    errors: counted.errors,
-                    total_ns: counted.total_ns,
-                };
-                ((CgroupId(key.cgroup), key.nr), counts)
-            })
-            .collect()
-    }
-
-    /// Empties the histograms.
-    pub(super) fn clear_syscalls(&mut self) {
-        let keys: Vec<RawKey> = self.syscalls.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            self.syscalls.remove(&key).unwrap_or_default();
-        }
-    }
-
-    /// Calls begun before now are ignored from here on.
-    pub(super) fn begin_epoch(&mut self) -> Result<(), MapError> {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let ns = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000
-            + u64::try_from(now.tv_nsec).unwrap_or(0);
-        self.epoch.set(0, ns, 0)
-    }
-
     /// How a probe fares, over all CPUs.
     pub(super) fn stats(&self, probe: u32) -> ProbeStats {
         let mut sum = ProbeStats::default();
@@ -122,7 +81,8 @@ impl Maps {
     }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, String>
+/// A map of the object by its name.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, String>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {

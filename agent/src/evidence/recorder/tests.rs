@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{
-    super::{EvidenceConfig, EvidenceError, KernelCounts, KernelProbes, NoKernel, ProbeStatus},
+    super::{
+        EvidenceConfig, EvidenceError, KernelCounts, KernelProbes, NoKernel, ProbeStatus,
+        SyscallMode, SyscallPlan,
+    },
     Recorder,
 };
 use crate::incident::{Evidence, Quality};
@@ -152,7 +155,8 @@ impl KernelProbes for Pair {
     fn statuses(&self) -> Vec<ProbeStatus> {
         Vec::new()
     }
-    fn watch_syscalls(&self, on: bool) -> bool {
+    fn watch(&self, plan: &SyscallPlan) -> bool {
+        let on = plan.mode != SyscallMode::Off;
         self.0.store(on, Ordering::SeqCst);
         on
     }
