@@ -11,12 +11,15 @@ use crate::sh;
 pub enum What {
     /// The journal beside fio, raft-engine and okaywal
     Journal,
+    /// The durable intake beside a handler that only parses and a webhook that runs scripts
+    Intake,
 }
 
 impl What {
     fn program(self) -> &'static str {
         match self {
             Self::Journal => "bench-journal",
+            Self::Intake => "bench-intake",
         }
     }
 }
@@ -24,12 +27,13 @@ impl What {
 /// Builds and runs; the result is the exit code.
 pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
     // Built apart from running, so that the machine is quiet when it is measured.
-    let build = ["--profile", "measure", "--package", "paramedic-bench"];
-    sh::run(
-        sh::cargo()
-            .args(["build", "--quiet", "--features", "peers"])
-            .args(build),
-    )?;
+    let mut build = sh::cargo();
+    build.args(["build", "--quiet", "--profile", "measure"]);
+    build.args(["--package", "paramedic-bench", "--bin", what.program()]);
+    if what == What::Journal {
+        build.args(["--features", "peers"]);
+    }
+    sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);
     let program = target.join("measure").join(what.program());
