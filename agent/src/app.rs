@@ -6,6 +6,7 @@
 //! that are being handled get their grace time, leases stay in the journal, the journal closes last.
 
 pub mod gate;
+mod local;
 mod privileges;
 
 use std::{
@@ -28,7 +29,7 @@ use crate::{
     diagnosis::{Finding, RuleSet},
     evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
     incident::Level,
-    intake::{Server, ServerError},
+    intake::{Server, ServerError, pressure},
     journal::JournalError,
     ledger::{Found, Ledger, LedgerError, SharedLedger},
     pipeline::{self, Effects, Keeper, Stages, SyscallWatch},
@@ -140,7 +141,8 @@ impl App {
         })
     }
 
-    /// Settles the past, opens intake, and serves until SIGTERM or SIGINT; SIGHUP reloads the rules.
+    /// Settles the past, opens intake, and serves until SIGTERM or SIGINT; SIGHUP reloads rules,
+    /// secrets and certificates.
     pub async fn run(self) -> Result<(), AppError> {
         let Self {
             config,
@@ -157,13 +159,14 @@ impl App {
         );
         let router = start_router(&config, &stages);
         let (ledger, metrics) = (stages.ledger.clone(), stages.metrics.clone());
-        let gate = Arc::new(Gate::new(
+        let gate = Gate::new(
             &config.intake,
             ledger.clone(),
             router.clone(),
             metrics.clone(),
-        ));
-        ledger.with_index(|index| gate.restore(index));
+        );
+        let gate = Arc::new(gate.joining(Arc::new(config.pressure.kin())));
+        gate.restore(ledger.take_heard());
         for (episode, resolved) in resumed.again {
             router.readmit(episode, resolved);
         }
@@ -176,12 +179,35 @@ impl App {
             streams: Arc::new(Semaphore::new(PAGES_MAX)),
             stop: stop.clone(),
         });
+        let intake = server.reload();
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
         let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
         let guarding = tokio::spawn(keep_guarded(stages.clone(), stop.clone()));
+        let quiet = Duration::from_secs(config.intake.quiet_max_s);
+        let expiring = tokio::spawn(local::expire(
+            gate.clone(),
+            stages.clone(),
+            quiet,
+            stop.clone(),
+        ));
+        let triggers = tokio::spawn(pressure::run(
+            config.pressure.clone(),
+            config.intake.default_tenant.clone(),
+            gate.clone(),
+            local::readings(&stages),
+            stop.clone(),
+        ));
         info!(%address, level = ?config.remedy.level, "ready");
-        while signals.next().await == What::Reload {
+        loop {
+            let what = tokio::select! {
+                what = signals.next() => what,
+                () = intake.asked() => What::Reload,
+            };
+            if what == What::Stop {
+                break;
+            }
+            intake.reload();
             reload(&stages, &config.rules);
         }
         info!("stopping");
@@ -194,6 +220,9 @@ impl App {
         }
         if guarding.await.is_err() {
             error!("the watch over the guardian panicked");
+        }
+        if expiring.await.is_err() || triggers.await.is_err() {
+            error!("the local triggers or the closing of quiet episodes panicked");
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
@@ -300,6 +329,7 @@ fn open_ledger(config: &Config) -> Result<SharedLedger, AppError> {
         cuts,
         corruption,
         unreadable,
+        ..
     } = found;
     for cut in &cuts {
         info!(

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     diagnosis::DiagnosisConfig,
     evidence::{EvidenceConfig, probes::ProbesConfig},
-    intake::IntakeConfig,
+    intake::{IntakeConfig, PressureConfig},
     journal::JournalConfig,
     remedy::RemedyConfig,
     routing::RoutingConfig,
@@ -35,6 +35,8 @@ pub struct Config {
     pub incidents_max: usize,
     /// HTTP in.
     pub intake: IntakeConfig,
+    /// Local triggers.
+    pub pressure: PressureConfig,
     /// Queues.
     pub routing: RoutingConfig,
     /// Prometheus.
@@ -61,6 +63,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/paramedic"),
             incidents_max: 1000,
             intake: IntakeConfig::default(),
+            pressure: PressureConfig::default(),
             routing: RoutingConfig::default(),
             sampling: SamplingConfig::default(),
             evidence: EvidenceConfig::default(),
@@ -171,6 +174,7 @@ impl Config {
             ));
         }
         problems.extend(self.intake.problems());
+        problems.extend(self.pressure.problems());
         problems.extend(self.routing.problems());
         problems.extend(self.sampling.problems());
         problems.extend(self.evidence.problems());

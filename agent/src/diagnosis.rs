@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bayes::diagnose;
 pub use explain::explain;
-pub use rules::{Finding, RuleSet, SeriesQuery};
+pub use rules::{Finding, RuleSet};
 
 /// Bars and weights of the ranking.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

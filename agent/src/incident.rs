@@ -14,7 +14,8 @@ pub use alert::{
 };
 pub use diagnosis::{Culprit, Diagnosis, FeatureTest, Hypothesis, Verdict, WeighedFeature};
 pub use evidence::{
-    CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap, SyscallFacts,
+    CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap, SeriesQuery,
+    SeriesStats, SyscallFacts,
 };
 pub use outcome::{
     Action, ActionKind, Entry, Intent, KnobChange, Level, Outcome, OutcomeKind, Refusal, Suggestion,

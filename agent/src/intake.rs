@@ -8,17 +8,23 @@ mod auth;
 mod config;
 pub mod episode;
 pub mod payload;
+pub mod pressure;
 mod server;
+mod tls;
 mod webhook;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin};
+use std::collections::BTreeMap;
 
-pub use auth::{AuthError, Token};
-pub use config::IntakeConfig;
+pub use auth::Auth;
+pub use config::{IntakeConfig, TenantCredentials, TlsConfig};
 pub use episode::{Deferred, EpisodeBook, Ignored, Restored, Step, Txn};
-pub use server::{Server, ServerError};
+pub use pressure::PressureConfig;
+pub use server::{Reload, Server, ServerError};
 
-use crate::incident::{Alert, Source, TenantId, TraceContext};
+use crate::{
+    incident::{Alert, Source, TenantId, TraceContext},
+    resilience::{Boxed, random},
+};
 
 /// The alerts of one request, by tenant, in the order sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,8 +88,15 @@ impl AcceptError {
     }
 }
 
-/// A future behind a pointer.
-pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A trace begun here.
+pub fn fresh_trace() -> TraceContext {
+    TraceContext {
+        // Not all zero, which would be no valid id.
+        trace_id: format!("{:032x}", u128::from_be_bytes(random()) | 1),
+        span_id: format!("{:016x}", u64::from_be_bytes(random()) | 1),
+        sampled: true,
+    }
+}
 
 /// Where deliveries go.
 pub trait Sink: Send + Sync + 'static {

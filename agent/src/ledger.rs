@@ -4,6 +4,7 @@
 //! An entry is visible to readers only once it is durable. The format on disk is JSON, one record
 //! an entry, with the time beside it; the journal itself looks at none of it.
 
+mod heard;
 mod index;
 mod retain;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use heard::{Event, Heard};
 pub use index::{Incident, Index, Line, State, Summary};
 pub use retain::Retained;
 
@@ -74,6 +76,8 @@ struct Stored {
 pub struct Ledger {
     journal: Journal,
     index: Mutex<Index>,
+    /// What an earlier life was told, until it is taken.
+    heard: Mutex<Vec<Heard>>,
     /// Read by whoever appends, until the index has it; written by whoever must know that the
     /// index has all that is durable.
     gate: tokio::sync::RwLock<()>,
@@ -88,6 +92,8 @@ pub struct Found {
     pub corruption: Vec<Corruption>,
     /// Records that could not be decoded: `(lsn, why)`; kept on disk.
     pub unreadable: Vec<(Lsn, String)>,
+    /// What intake was told, in the order of writing.
+    heard: Vec<Heard>,
 }
 
 impl Ledger {
@@ -109,10 +115,12 @@ impl Ledger {
         recovered: Recovered,
         incidents_max: usize,
     ) -> (Self, Found) {
-        let (index, found) = index_of(recovered, incidents_max);
+        let (index, mut found) = index_of(recovered, incidents_max);
+        let heard = std::mem::take(&mut found.heard);
         let ledger = Self {
             journal,
             index: Mutex::new(index),
+            heard: Mutex::new(heard),
             gate: tokio::sync::RwLock::new(()),
         };
         (ledger, found)
@@ -223,6 +231,11 @@ impl Ledger {
         read(&self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What an earlier life was told, in the order of writing; empty the second time.
+    pub fn take_heard(&self) -> Vec<Heard> {
+        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn with_index_mut<T>(&self, change: impl FnOnce(&mut Index) -> T) -> T {
         change(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -273,11 +286,18 @@ fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
         cuts: recovered.cuts,
         corruption: recovered.corruption,
         unreadable: Vec::new(),
+        heard: Vec::new(),
     };
     for (lsn, _, record) in recovered.records {
         if record.kind == KIND_CARRIED_JSON {
             match serde_json::from_slice::<Carried>(&record.payload) {
-                Ok(Carried { lines }) => index.restore(EpisodeId(record.episode), lines, lsn.0),
+                Ok(Carried { lines }) => {
+                    let id = EpisodeId(record.episode);
+                    found
+                        .heard
+                        .extend(lines.iter().filter_map(|line| Heard::of(id, line)));
+                    index.restore(id, lines, lsn.0);
+                }
                 Err(error) => found.unreadable.push((lsn, error.to_string())),
             }
             continue;
@@ -291,18 +311,20 @@ fn index_of(recovered: Recovered, incidents_max: usize) -> (Index, Found) {
         }
         match serde_json::from_slice::<Stored>(&record.payload) {
             Ok(Stored { at, entry }) => {
-                index.push(
-                    EpisodeId(record.episode),
-                    Line {
-                        lsn: lsn.0,
-                        at,
-                        entry,
-                    },
-                );
+                let id = EpisodeId(record.episode);
+                let line = Line {
+                    lsn: lsn.0,
+                    at,
+                    entry,
+                };
+                found.heard.extend(Heard::of(id, &line));
+                index.push(id, line);
             }
             Err(error) => found.unreadable.push((lsn, error.to_string())),
         }
     }
+    // A carried line stands later than it was written.
+    found.heard.sort_by_key(|heard| heard.lsn);
     (index, found)
 }
 

@@ -29,5 +29,8 @@ pub mod sampling;
 pub mod verify;
 
 pub mod clock;
+#[cfg(test)]
+mod mutate;
 pub mod resilience;
+pub mod secret;
 pub mod telemetry;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    paramedic::secret::choose_crypto();
     let cli = paramedic::cli::Cli::parse();
     match cli.run() {
         Ok(code) => ExitCode::from(code),

@@ -13,8 +13,6 @@ mod worker;
 
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -30,12 +28,13 @@ pub use config::RoutingConfig;
 pub use queue::Permit;
 pub use tenant::TenantLoad;
 
-use crate::incident::{Episode, EpisodeId, TenantId};
+use crate::{
+    incident::{Episode, EpisodeId, TenantId},
+    resilience::Boxed,
+};
 use queue::{Queue, Queued};
 use tenant::Owner;
 
-/// A future behind a pointer.
-pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Handles one episode; the receiver turns true when its alert resolves. An error is a sentence.
 pub type Handler =
     Arc<dyn Fn(Episode, watch::Receiver<bool>) -> Boxed<Result<(), String>> + Send + Sync>;
@@ -148,9 +147,9 @@ impl Router {
         let mut queues = HashMap::new();
         for tenant in tenants {
             queues.entry(tenant.clone()).or_insert_with(|| {
-                let (queue, items) = Queue::new(tenant.clone(), config.queue_len_max);
+                let queue = Queue::new(tenant.clone(), config.queue_len_max);
                 let owner = Owner::new(shared.clone(), queue.clone(), config);
-                shared.tasks.spawn(owner.run(items));
+                shared.tasks.spawn(owner.run());
                 queue
             });
         }

@@ -5,14 +5,19 @@
 //!
 //! - `promql`: templates filled in with the alert's labels, which stay data (invariant 12);
 //! - `client`: one query, bounded, through the breaker;
-//! - `matrix`: the grid, and answers laid onto it.
+//! - `cache`: each question asked once in a storm;
+//! - `matrix`: the grid, and answers laid onto it;
+//! - `stats`: what each series did.
 
+mod access;
+mod cache;
 mod client;
 mod config;
 mod matrix;
 mod promql;
+mod stats;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -23,10 +28,11 @@ pub use promql::{FillError, fill};
 
 use crate::{
     clock::Clock,
-    diagnosis::SeriesQuery,
-    incident::{Alert, Coverage, Series, SeriesGap, TraceContext},
-    resilience::Deadline,
+    incident::{Alert, Coverage, Series, SeriesGap, SeriesQuery, TraceContext},
+    resilience::{Deadline, random},
+    secret::SecretError,
 };
+use cache::Cache;
 use client::{Client, QueryError};
 use matrix::{Aligned, Grid, Matrix};
 
@@ -42,6 +48,9 @@ pub enum SamplingError {
     /// The HTTP client could not be made.
     #[error("cannot set up the HTTP client for Prometheus")]
     Client(#[source] reqwest::Error),
+    /// A file of credentials was refused.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 /// What Prometheus gave, and what it did not.
@@ -62,6 +71,7 @@ pub struct Sampled {
 pub struct Sampler {
     config: SamplingConfig,
     client: Option<Arc<Client>>,
+    cache: Arc<Cache>,
 }
 
 impl Sampler {
@@ -75,11 +85,12 @@ impl Sampler {
             .endpoint()
             .map_err(|why| SamplingError::Config(vec![why]))?;
         let client = endpoint
-            .map(|endpoint| Client::new(config, endpoint, clock))
+            .map(|endpoint| Client::new(config, endpoint, clock.clone()))
             .transpose()?;
         Ok(Self {
             config: config.clone(),
             client: client.map(Arc::new),
+            cache: Arc::new(Cache::new(Duration::from_millis(config.cache_ms), clock)),
         })
     }
 
@@ -91,14 +102,15 @@ impl Sampler {
         now: Timestamp,
         trace: &TraceContext,
     ) -> Sampled {
-        let mut collected = Collected::new(&self.config);
+        let grid = Grid::new(&self.config, alert.starts_at, now);
+        let grid = self.cache.grid(grid);
+        let mut collected = Collected::new(&self.config, grid.before(alert.starts_at));
         let Some(client) = &self.client else {
             for query in queries {
                 collected.gap(&query.name, "prometheus not configured");
             }
             return collected.finish("prometheus not configured");
         };
-        let grid = Grid::new(&self.config, alert.starts_at, now);
         let mut asked = VecDeque::new();
         for (at, query) in queries.iter().enumerate() {
             if at >= self.config.queries_max {
@@ -114,20 +126,54 @@ impl Sampler {
                 Err(error) => collected.gap(&query.name, &error.to_string()),
             }
         }
-        let answers = ask_all(client, asked, grid, self.config.concurrency_max, trace).await;
+        let at_once = self.config.concurrency_max;
+        let answers = ask_all(client, &self.cache, asked, grid, at_once, trace).await;
         for (query, answer) in answers {
             collected.answer(&queries[query].name, answer, &grid);
         }
         collected.finish("")
     }
+
+    /// Whether Prometheus has this alert firing; `None` if it can't say. An alert may have labels that
+    /// Prometheus only adds when it sends it, so all of what Prometheus knows must be in the alert.
+    pub async fn still_firing(&self, alert: &Alert) -> Option<bool> {
+        let client = self.client.as_ref()?;
+        let query = "ALERTS{alertname={{alertname}},alertstate=\"firing\"}";
+        let promql = fill(query, &alert.labels).ok()?;
+        let grid = Grid {
+            start_s: Timestamp::now().as_second(),
+            step_s: 1,
+            points: 1,
+        };
+        let deadline = Deadline::after(client.budget());
+        let trace = fresh_trace();
+        let answer = client.query_range(&promql, &grid, deadline, &trace).await;
+        let matrix = answer.ok()?;
+        let own = |name: &str| name == "__name__" || name == "alertstate";
+        let fires = matrix.series.kept.iter().any(|series| {
+            let mut labels = series.metric.kept.iter().filter(|(name, _)| !own(name));
+            labels.all(|(name, value)| alert.labels.get(name) == Some(value))
+        });
+        // Of those beyond what is read, nothing is known.
+        (fires || matrix.series.dropped == 0).then_some(fires)
+    }
 }
 
-type Answer = Result<Matrix, QueryError>;
+fn fresh_trace() -> TraceContext {
+    TraceContext {
+        trace_id: format!("{:032x}", u128::from_be_bytes(random()) | 1),
+        span_id: format!("{:016x}", u64::from_be_bytes(random()) | 1),
+        sampled: false,
+    }
+}
+
+type Answer = Result<Arc<Matrix>, QueryError>;
 
 /// Asks several at once. While Prometheus is under suspicion one goes ahead and the others follow
 /// only if it comes back well: the breaker lets one trial through, not a crowd.
 async fn ask_all(
     client: &Arc<Client>,
+    cache: &Arc<Cache>,
     mut asked: VecDeque<(usize, String)>,
     grid: Grid,
     concurrency_max: usize,
@@ -146,12 +192,13 @@ async fn ask_all(
         while running.len() < at_once
             && let Some((at, promql)) = asked.pop_front()
         {
-            let (client, trace) = (client.clone(), trace.clone());
+            let (client, cache, trace) = (client.clone(), cache.clone(), trace.clone());
             let query = async move {
-                (
-                    at,
-                    client.query_range(&promql, &grid, deadline, &trace).await,
-                )
+                let asking = client.query_range(&promql, &grid, deadline, &trace);
+                let answer = cache.answer(&promql, &grid, asking);
+                // Somebody else may be asking, with more time than we have.
+                let answer = tokio::time::timeout_at(deadline.at(), answer).await;
+                (at, answer.unwrap_or(Err(QueryError::NoTime)))
             };
             running.spawn(query.instrument(Span::current()));
         }
@@ -172,6 +219,8 @@ async fn ask_all(
 /// The result as it grows, within its bounds.
 struct Collected<'a> {
     config: &'a SamplingConfig,
+    /// Grid points before the alert.
+    baseline: usize,
     series: Vec<Series>,
     gaps: Vec<SeriesGap>,
     samples: usize,
@@ -184,9 +233,10 @@ struct Collected<'a> {
 }
 
 impl<'a> Collected<'a> {
-    fn new(config: &'a SamplingConfig) -> Self {
+    fn new(config: &'a SamplingConfig, baseline: usize) -> Self {
         Self {
             config,
+            baseline,
             series: Vec::new(),
             gaps: Vec::new(),
             samples: 0,
@@ -217,16 +267,26 @@ impl<'a> Collected<'a> {
             Err(error) => return self.cut(name, &error.to_string()),
         };
         self.answered += 1;
+        for warning in &matrix.warnings {
+            self.cut(name, &format!("Prometheus warns: {warning}"));
+        }
         let found = matrix.series.kept.len() + matrix.series.dropped;
         if found == 0 {
             return self.gap(name, "Prometheus has no such series in this time");
         }
         let (mut kept, mut unlabelled, mut nothing) = (0, 0, None);
-        for mut raw in matrix.series.kept {
+        let mut by_rule = 0;
+        for raw in &matrix.series.kept {
             let room = self.samples + grid.points <= self.config.samples_max;
             if kept >= self.config.series_max || !room {
                 break;
             }
+            let mut raw = raw.clone();
+            let before = raw.metric.kept.len();
+            raw.metric
+                .kept
+                .retain(|label, _| !self.config.drop_labels.contains(label));
+            by_rule += usize::from(raw.metric.kept.len() < before);
             let bytes: usize = raw.metric.kept.iter().map(|(k, v)| k.len() + v.len()).sum();
             if self.labels_bytes + bytes > LABELS_BYTES_MAX {
                 raw.metric.kept.clear();
@@ -236,7 +296,7 @@ impl<'a> Collected<'a> {
                 unlabelled += usize::from(raw.metric.dropped > 0);
             }
             kept += 1;
-            match matrix::align(name, raw, grid) {
+            match matrix::align(name, raw, grid, self.baseline) {
                 Aligned::Series(series) => {
                     self.samples += grid.points;
                     self.series.push(series);
@@ -246,6 +306,12 @@ impl<'a> Collected<'a> {
         }
         if let Some(why) = nothing {
             self.gap(name, why);
+        }
+        if by_rule > 0 {
+            self.gap(
+                name,
+                &format!("{by_rule} of {found} series are without labels of sampling.drop_labels"),
+            );
         }
         if unlabelled > 0 {
             self.cut(

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -55,14 +56,14 @@ fn opened(n: u64) -> Entry {
         episode: Episode {
             id: id(n),
             tenant: "default".parse().expect("valid"),
-            alert: Alert {
+            alert: Arc::new(Alert {
                 status: AlertStatus::Firing,
                 labels: BTreeMap::from([("alertname".to_owned(), format!("Alert{n}"))]),
                 annotations: BTreeMap::new(),
                 starts_at: Timestamp::UNIX_EPOCH,
                 ends_at: None,
                 fingerprint: Fingerprint(n),
-            },
+            }),
             source: Source::Alertmanager {
                 receiver: "paramedic".into(),
             },

@@ -1,4 +1,16 @@
 //! Benchmarks of Paramedic against its limits and its peers.
 
+pub mod intake;
 pub mod journal;
 pub mod probes;
+
+/// Median; 0 of nothing.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}

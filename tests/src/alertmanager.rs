@@ -27,6 +27,27 @@ pub struct Alertmanager {
 impl Alertmanager {
     /// Starts it with everything sent to `webhook` without waiting; ready when it returns.
     pub fn start(webhook: &str) -> anyhow::Result<Self> {
+        Self::start_with(webhook, &["--cluster.listen-address=".to_owned()])
+    }
+
+    /// Two of them that know each other, as for high availability; each also notifies by itself when
+    /// it has not heard of the other's notification in time.
+    pub fn start_pair(webhook: &str) -> anyhow::Result<[Self; 2]> {
+        let gossip = [http::free_address()?, http::free_address()?];
+        let peer = |own: usize| {
+            let (listen, peer) = (gossip[own], gossip[1 - own]);
+            let args = [
+                format!("--cluster.listen-address={listen}"),
+                format!("--cluster.peer={peer}"),
+                "--cluster.peer-timeout=200ms".to_owned(),
+                "--cluster.settle-timeout=1s".to_owned(),
+            ];
+            Self::start_with(webhook, &args)
+        };
+        Ok([peer(0)?, peer(1)?])
+    }
+
+    fn start_with(webhook: &str, cluster: &[String]) -> anyhow::Result<Self> {
         let folder = tools::temporary_folder()?;
         let address = http::free_address()?;
         let file = folder.path().join("alertmanager.yml");
@@ -56,7 +77,7 @@ impl Alertmanager {
                 folder.path().join("data").display()
             ))
             .arg(format!("--web.listen-address={address}"))
-            .arg("--cluster.listen-address=");
+            .args(cluster);
         let log = folder.path().join("log");
         let mut process = Process::start("Alertmanager", command, &log)?;
         process.ready(Duration::from_secs(30), || {
@@ -72,6 +93,12 @@ impl Alertmanager {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Tells it of alerts, as Prometheus does.
+    pub fn post_alerts(&self, alerts: &serde_json::Value) -> anyhow::Result<()> {
+        let answer = http::post_json(self.address, "/api/v2/alerts", &alerts.to_string())?;
+        answer.ok().map(drop)
     }
 
     /// The alerts that it knows, as its API tells them.

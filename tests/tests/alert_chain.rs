@@ -328,3 +328,102 @@ fn bad_requests_are_refused_for_good_with_a_reason_and_leave_nothing() {
     assert_eq!(agent.incidents().unwrap().len(), 1);
     assert!(agent.terminate().unwrap().success());
 }
+
+/// Two Alertmanagers that know each other are told of the same alert, and tell us more than once.
+#[test]
+fn an_ha_pair_makes_one_incident_and_ends_it_once() {
+    let agent = Agent::start(&config(None)).unwrap();
+    let pair = Alertmanager::start_pair(&agent.url("/webhook")).unwrap();
+    let begun = Timestamp::now();
+    let tell = |ends_at: Option<Timestamp>| {
+        let mut alert = json!({
+            "labels": {"alertname": "HostHighCpu", "instance": "node-1", "severity": "critical"},
+            "startsAt": begun.to_string(),
+        });
+        if let Some(ends_at) = ends_at {
+            alert["endsAt"] = json!(ends_at.to_string());
+        }
+        for one in &pair {
+            one.post_alerts(&json!([alert])).unwrap();
+        }
+    };
+    tell(None);
+    let opened = agent
+        .wait_for_incident("incident", WITHIN, |incident| has(incident, "opened"))
+        .unwrap();
+    // Long enough for the second of the pair to have told too, and for resends.
+    let told = || {
+        let metrics = agent.get("/metrics").unwrap().body;
+        let of = |word: &str| {
+            let name = format!("paramedic_alerts_total{{reason=\"{word}\"}} ");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            line.map_or(0, |count| count.trim().parse::<u64>().unwrap())
+        };
+        (of("opened"), of("seen"), of("resolved"), of("ignored"))
+    };
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(500));
+        tell(None);
+    }
+    tell(Some(Timestamp::now()));
+    let incident = agent
+        .wait_for_incident("resolved incident", WITHIN, |i| has(i, "resolved"))
+        .unwrap();
+    assert_eq!(incident["id"], opened["id"]);
+    std::thread::sleep(Duration::from_secs(2));
+    let counts = told();
+    assert_eq!((counts.0, counts.2), (1, 1), "{counts:?}");
+    assert_eq!(agent.incidents().unwrap().len(), 1);
+    let incident = agent.incident(opened["id"].as_str().unwrap()).unwrap();
+    for once in ["opened", "resolved"] {
+        let times = entries(&incident)
+            .iter()
+            .filter(|name| **name == once)
+            .count();
+        assert_eq!(times, 1, "{once}");
+    }
+}
+
+/// With nothing but the agent: the kernel's own pressure opens an incident, and a later alert of the
+/// same trouble joins it.
+#[test]
+fn the_default_needs_no_alertmanager_and_its_alert_joins_later() {
+    let text = config(None)
+        + "pressure: {hold_s: 1, clear_s: 2, cpu: {stalled_ms: 100}, memory: null, io: null, thresholds: []}\n";
+    let agent = Agent::start(&text).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let burners: Vec<_> = (0..3 * std::thread::available_parallelism().unwrap().get())
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::black_box((0..10_000).sum::<u64>());
+                }
+            })
+        })
+        .collect();
+    let opened = agent
+        .wait_for_incident("incident of the kernel's", WITHIN, |i| has(i, "opened"))
+        .unwrap();
+    assert_eq!(opened["episode"]["source"]["kind"], "pressure", "{opened}");
+    assert_eq!(
+        opened["episode"]["alert"]["labels"]["alertname"],
+        "LocalCpuPressure"
+    );
+    let starts_at = Timestamp::now();
+    let firing = webhook("HostHighCpu", "firing", starts_at).to_string();
+    assert_eq!(agent.post("/webhook", &firing).unwrap().status, 200);
+    stop.store(true, Ordering::Relaxed);
+    for burner in burners {
+        burner.join().unwrap();
+    }
+    let incidents = agent.incidents().unwrap();
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    let resolved = webhook("HostHighCpu", "resolved", starts_at).to_string();
+    assert_eq!(agent.post("/webhook", &resolved).unwrap().status, 200);
+    let incident = agent.incident(opened["id"].as_str().unwrap()).unwrap();
+    assert!(
+        has(&incident, "seen") && has(&incident, "resolved"),
+        "{incident}"
+    );
+}

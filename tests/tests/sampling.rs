@@ -26,8 +26,7 @@ use axum::{
 use jiff::Timestamp;
 use paramedic::{
     clock::SystemClock,
-    diagnosis::SeriesQuery,
-    incident::{Alert, AlertStatus, Fingerprint, TraceContext},
+    incident::{Alert, AlertStatus, Fingerprint, SeriesQuery, TraceContext},
     sampling::{Sampled, Sampler, SamplingConfig},
 };
 use paramedic_tests::{Prometheus, Scrape};
@@ -43,6 +42,8 @@ fn config(url: &str) -> SamplingConfig {
     SamplingConfig {
         prometheus_url: Some(url.to_owned()),
         baseline_s: 10,
+        // Each question is asked, unless a test is about that.
+        cache_ms: 0,
         ..SamplingConfig::default()
     }
 }
@@ -611,4 +612,119 @@ fn a_hiccup_is_repeated_and_a_recovered_prometheus_is_asked_everything_again() {
         sampled.gaps
     );
     assert!(sampled.coverage.complete);
+}
+
+#[test]
+fn a_storm_asks_each_question_once() {
+    let runtime = Runtime::new().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let address = serve(&runtime, move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            matrix([now_s()])
+        }
+    });
+    let config = SamplingConfig {
+        cache_ms: 10_000,
+        ..config(&format!("http://{address}"))
+    };
+    let stage = Arc::new(sampler(&config));
+    let queries: Vec<_> = (0..5)
+        .map(|n| query(&format!("q{n}"), &format!("up{n}")))
+        .collect();
+    let sampled = runtime.block_on(async {
+        let mut storm = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let (stage, queries) = (stage.clone(), queries.clone());
+            storm.spawn(async move { sample(&stage, &queries, "x").await });
+        }
+        storm.join_all().await
+    });
+    assert!(
+        sampled.iter().all(|sampled| sampled.series.len() == 5),
+        "{:?}",
+        sampled[0].gaps
+    );
+    // Whose seconds begin with the storm's may need another grid.
+    let asked = asked.load(Ordering::SeqCst);
+    assert!(
+        asked <= 10,
+        "{asked} requests for 200 episodes of 5 questions"
+    );
+}
+
+#[test]
+fn who_we_are_is_shown_and_a_new_token_too() {
+    let runtime = Runtime::new().unwrap();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = seen.clone();
+    let address = serve(&runtime, move |request: Request| {
+        let shown = request.headers().get(header::AUTHORIZATION);
+        let shown = shown
+            .map_or("nothing", |value| value.to_str().unwrap())
+            .to_owned();
+        log.lock().unwrap().push(shown);
+        async { matrix([now_s()]) }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "sample-token\n").unwrap();
+    let plain = config(&format!("http://{address}"));
+    let bearer = SamplingConfig {
+        bearer_token_file: Some(file.clone()),
+        ..plain.clone()
+    };
+    let basic = SamplingConfig {
+        username: Some("me".to_owned()),
+        password_file: Some(file.clone()),
+        ..plain.clone()
+    };
+    let stages = [sampler(&plain), sampler(&bearer), sampler(&basic)];
+    let ask = |stage: &Sampler| runtime.block_on(sample(stage, &[query("q", "up")], "x"));
+    for stage in &stages {
+        assert_eq!(ask(stage).series.len(), 1);
+    }
+    std::fs::write(&file, "rotated-token").unwrap();
+    // Looked at once a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(ask(&stages[1]).series.len(), 1);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            "nothing",
+            "Bearer sample-token",
+            "Basic bWU6c2FtcGxlLXRva2Vu",
+            "Bearer rotated-token"
+        ]
+    );
+}
+
+#[test]
+fn prometheus_is_asked_whether_an_alert_still_fires() {
+    let runtime = Runtime::new().unwrap();
+    let mut prometheus = Prometheus::builder()
+        .alert_labelled("Always", "vector(1)", &[("severity", "none")])
+        .start()
+        .unwrap();
+    prometheus.wait_for("ALERTS", WITHIN).unwrap();
+    let stage = sampler(&config(&prometheus.url()));
+    let asked = |labels: &[(&str, &str)]| {
+        let mut alert = alert("x", Timestamp::now());
+        let labels = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        alert.labels = labels.collect();
+        runtime.block_on(stage.still_firing(&alert))
+    };
+    let (name, severity) = (("alertname", "Always"), ("severity", "none"));
+    assert_eq!(asked(&[name, severity]), Some(true));
+    let external = ("cluster", "added on the way");
+    assert_eq!(asked(&[name, severity, external]), Some(true));
+    assert_eq!(asked(&[name, ("severity", "page")]), Some(false));
+    assert_eq!(asked(&[("alertname", "Never"), severity]), Some(false));
+    assert_eq!(asked(&[severity]), None, "an alert without a name");
+    prometheus.process().kill().unwrap();
+    assert_eq!(asked(&[name, severity]), None, "nobody knows");
 }

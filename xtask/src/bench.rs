@@ -13,6 +13,8 @@ pub enum What {
     Journal,
     /// The kernel probes beside empty programs, libbpf-tools and bpftrace
     Probes,
+    /// The durable intake beside a handler that only parses and a webhook that runs scripts
+    Intake,
 }
 
 impl What {
@@ -20,6 +22,7 @@ impl What {
         match self {
             Self::Journal => "bench-journal",
             Self::Probes => "bench-probes",
+            Self::Intake => "bench-intake",
         }
     }
 }
@@ -29,13 +32,18 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
     // Built apart from running, so that the machine is quiet when it is measured.
     let mut build = sh::cargo();
     build.args(["build", "--quiet", "--profile", "measure"]);
+    build.args(["--package", "paramedic-bench", "--bin", what.program()]);
     match what {
-        What::Journal => build.args(["--package", "paramedic-bench", "--features", "peers"]),
+        What::Journal => {
+            build.args(["--features", "peers"]);
+        }
         What::Probes => {
             crate::build::build_probes(&sh::root())?;
-            build.args(["--package", "paramedic-bench", "--package", "paramedic"])
+            // The agent whose idle cost is measured.
+            build.args(["--package", "paramedic", "--bin", "paramedic"]);
         }
-    };
+        What::Intake => {}
+    }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);

@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::{
-    build, journal,
+    build, intake, journal,
     kernels::{Kernel, Series},
     lint, sh,
     vm::{self, Vm},
@@ -29,6 +29,9 @@ pub enum Part {
     /// The journal's long run: crashes, kills, power cuts. Not part of a plain `test`, whose tests
     /// have its short form.
     Journal,
+    /// Intake's long run: a storm with kills, and a flood beside it. A plain `test` has its short
+    /// form.
+    Intake,
 }
 
 /// Totals of libtest's closing lines.
@@ -71,6 +74,10 @@ impl Count {
 pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
     if part == Some(Part::Journal) {
         return journal::journal();
+    }
+    if part == Some(Part::Intake) {
+        build::build()?;
+        return intake::intake();
     }
     let wants = |this| part.is_none_or(|part| part == this);
     let begun = Instant::now();

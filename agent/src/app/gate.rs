@@ -6,10 +6,16 @@
 //! cannot leave an episode durable but not queued.
 //!
 //! A journal that missed its deadline may have the records after all. The id of such an opening is
-//! kept and used again when the alert comes back: the record of it may then be there twice, the
-//! episode is there once.
+//! kept and used again when the alert comes back, firing or resolved: the record of it may then be
+//! there twice, the episode is there once.
+//!
+//! A local trigger and an alert that tell of the same trouble share an episode: whichever comes
+//! second joins (see [`troubles`]).
 
+mod past;
 mod refusal;
+mod round;
+pub mod troubles;
 
 use std::{
     collections::HashMap,
@@ -20,21 +26,20 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use round::{Desk, Round, add};
+use troubles::{Kin, Troubles};
+
 use crate::{
     clock::{Clock, SystemClock},
-    incident::{Alert, AlertStatus, Entry, Episode, EpisodeId, Fingerprint, TenantId},
-    intake::{
-        AcceptError, Accepted, Boxed, Deferred, Delivery, EpisodeBook, IntakeConfig, Restored,
-        Sink, Step, Txn,
-    },
-    ledger::{Index, LedgerError, Line, SharedLedger},
+    incident::{Alert, Episode, Fingerprint, TenantId},
+    intake::{AcceptError, Accepted, Delivery, EpisodeBook, IntakeConfig, Sink, Txn},
+    ledger::{LedgerError, SharedLedger},
     report::Metrics,
-    resilience::{Deadline, random},
+    resilience::{Boxed, Deadline},
     routing::{Permit, Router},
 };
 
@@ -66,26 +71,6 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-/// What is decided under one short lock.
-struct Desk {
-    book: EpisodeBook,
-    doubts: HashMap<Key, EpisodeId>,
-}
-
-/// One pass over a request's alerts: what to write, what follows once it is written.
-struct Round {
-    entries: Vec<(EpisodeId, Entry)>,
-    txns: Vec<Txn>,
-    /// Episodes opened, with the places to put them.
-    opened: Vec<(Permit, Vec<Episode>)>,
-    resolved: Vec<EpisodeId>,
-    counts: Accepted,
-    /// Alerts that wait for another request's transaction.
-    pending: Groups,
-    /// Why others could not be taken.
-    refused: Option<String>,
-}
-
 impl Gate {
     /// A gate with an empty book; see [`Self::restore`].
     pub fn new(
@@ -95,6 +80,13 @@ impl Gate {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self::with_clock(config, ledger, router, metrics, SystemClock::shared())
+    }
+
+    /// The same with alerts recognised as kin of local triggers.
+    #[must_use]
+    pub fn joining(self, kin: Kin) -> Self {
+        self.inner.desk().troubles = Troubles::new(kin);
+        self
     }
 
     fn with_clock(
@@ -107,6 +99,7 @@ impl Gate {
         let desk = Desk {
             book: EpisodeBook::new(config.episodes_max),
             doubts: HashMap::new(),
+            troubles: Troubles::default(),
         };
         let inner = Inner {
             desk: Mutex::new(desk),
@@ -121,28 +114,6 @@ impl Gate {
         };
         Self {
             inner: Arc::new(inner),
-        }
-    }
-
-    /// Rebuilds the book from what the journal held at the start. Run once, before intake opens.
-    pub fn restore(&self, index: &Index) {
-        let mut events: Vec<(&Line, EpisodeId)> = index
-            .iter()
-            .flat_map(|incident| incident.entries.iter().map(|line| (line, incident.id)))
-            .collect();
-        events.sort_unstable_by_key(|(line, _)| line.lsn);
-        let mut desk = self.inner.desk();
-        for (line, id) in events {
-            let event = match &line.entry {
-                Entry::Opened { episode } => Restored::Opened {
-                    tenant: &episode.tenant,
-                    alert: &episode.alert,
-                },
-                Entry::Seen { alert } => Restored::Seen { alert },
-                Entry::Resolved { alert } => Restored::Resolved { alert },
-                _ => continue,
-            };
-            desk.book.restore(id, event);
         }
     }
 
@@ -204,10 +175,10 @@ impl Inner {
             source,
             trace,
         } = delivery;
-        let template = |tenant: &TenantId, alert: &Alert, id, opened_at| Episode {
+        let template = |tenant: &TenantId, alert: Alert, id, opened_at| Episode {
             id,
             tenant: tenant.clone(),
-            alert: alert.clone(),
+            alert: Arc::new(alert),
             source: source.clone(),
             opened_at,
             trace: trace.clone(),
@@ -216,7 +187,7 @@ impl Inner {
         let mut accepted = Accepted::default();
         loop {
             let mut changes = self.changes.subscribe();
-            let mut round = self.decide(&left, template)?;
+            let mut round = self.decide(left, &source, template)?;
             left = std::mem::take(&mut round.pending);
             let refused = round.refused.take();
             add(&mut accepted, self.write(round).await?);
@@ -233,66 +204,6 @@ impl Inner {
         }
     }
 
-    /// Decides every alert and reserves places for those that open an episode.
-    fn decide(
-        &self,
-        groups: &Groups,
-        template: impl Fn(&TenantId, &Alert, EpisodeId, Timestamp) -> Episode,
-    ) -> Result<Round, AcceptError> {
-        let now = self.clock.now();
-        let mut round = Round::new();
-        let mut desk = self.desk();
-        // Under the lock, so that places taken for resends, which need none, are not missed by
-        // others before they are given back below.
-        let mut permits = Vec::with_capacity(groups.len());
-        for (tenant, alerts) in groups {
-            let firing = alerts.iter().filter(|a| a.status == AlertStatus::Firing);
-            let permit = self.router.reserve_up_to(tenant, firing.count());
-            permits.push(permit.map_err(refusal::not_reserved)?);
-        }
-        for ((tenant, alerts), mut permit) in groups.iter().zip(permits) {
-            let mut txn = desk.book.begin(permit.places());
-            let mut opened = Vec::new();
-            let mut pending = Vec::new();
-            for alert in alerts {
-                let later_starts = txn.later_starts();
-                let Desk { book, doubts } = &mut *desk;
-                let fresh = || {
-                    let doubt = doubts.get(&(tenant.clone(), alert.fingerprint));
-                    doubt.copied().unwrap_or_else(|| fresh_id(now))
-                };
-                let step = book.apply(&mut txn, tenant, alert, now, fresh);
-                round.count(step);
-                match step {
-                    Step::Open(id) => {
-                        let episode = template(tenant, alert, id, now);
-                        opened.push(episode.clone());
-                        round.entries.push((id, Entry::Opened { episode }));
-                    }
-                    Step::Seen(id) if txn.later_starts() > later_starts => {
-                        let alert = alert.clone();
-                        round.entries.push((id, Entry::Seen { alert }));
-                    }
-                    Step::Resolve(id) => {
-                        let alert = alert.clone();
-                        round.entries.push((id, Entry::Resolved { alert }));
-                        round.resolved.push(id);
-                    }
-                    Step::Deferred(Deferred::Pending) => pending.push(alert.clone()),
-                    Step::Deferred(why) => round.refused = Some(refusal::deferred(why, tenant)),
-                    Step::Seen(_) | Step::Ignored(_) => {}
-                }
-            }
-            permit.shrink_to(opened.len());
-            round.txns.push(txn);
-            round.opened.push((permit, opened));
-            if !pending.is_empty() {
-                round.pending.push((tenant.clone(), pending));
-            }
-        }
-        Ok(round)
-    }
-
     /// Makes a round durable, then lets it take effect; or undoes it whole.
     async fn write(&self, round: Round) -> Result<Accepted, AcceptError> {
         let Round {
@@ -300,6 +211,8 @@ impl Inner {
             txns,
             opened,
             resolved,
+            joined,
+            mut settled,
             counts,
             ..
         } = round;
@@ -308,20 +221,28 @@ impl Inner {
             self.undo(txns, &opened, &failed);
             return Err(refusal::not_recorded(&failed));
         }
-        let mut keys = Vec::new();
+        // Under the lock: only what is queued may be resolved by others, its channel is there then.
+        let mut desk = self.desk();
         for (mut permit, episodes) in opened {
             for episode in episodes {
-                keys.push((episode.tenant.clone(), episode.alert.fingerprint));
+                desk.troubles.opened(&episode);
+                if !desk.doubts.is_empty() {
+                    settled.push((episode.tenant.clone(), episode.alert.fingerprint));
+                }
                 permit.submit(episode);
             }
         }
-        // Only now may others resolve these episodes: their channels are there.
-        let mut desk = self.desk();
         for txn in txns {
             desk.book.confirm(txn);
         }
-        for key in keys {
+        for key in settled {
             desk.doubts.remove(&key);
+        }
+        for id in joined {
+            desk.troubles.joined(id);
+        }
+        for id in &resolved {
+            desk.troubles.ended(*id);
         }
         drop(desk);
         if changes {
@@ -373,42 +294,6 @@ impl Inner {
             }
         }
     }
-}
-
-impl Round {
-    fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            txns: Vec::new(),
-            opened: Vec::new(),
-            resolved: Vec::new(),
-            counts: Accepted::default(),
-            pending: Vec::new(),
-            refused: None,
-        }
-    }
-
-    fn count(&mut self, step: Step) {
-        match step {
-            Step::Open(_) => self.counts.opened += 1,
-            Step::Seen(_) => self.counts.seen += 1,
-            Step::Resolve(_) => self.counts.resolved += 1,
-            Step::Ignored(_) => self.counts.ignored += 1,
-            Step::Deferred(_) => {}
-        }
-    }
-}
-
-fn add(total: &mut Accepted, part: Accepted) {
-    total.opened += part.opened;
-    total.seen += part.seen;
-    total.resolved += part.resolved;
-    total.ignored += part.ignored;
-}
-
-fn fresh_id(now: Timestamp) -> EpisodeId {
-    let unix_ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
-    EpisodeId::from_parts(unix_ms, random())
 }
 
 #[cfg(test)]

@@ -217,6 +217,7 @@ impl CaseFile {
                     start_s: 0,
                     step_s: 1,
                     values: vec![Some(value)],
+                    stats: None,
                 })
                 .collect(),
             syscalls: Vec::new(),

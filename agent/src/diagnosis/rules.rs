@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::incident::{Alert, FeatureTest, Source, Suggestion};
+use crate::incident::{Alert, FeatureTest, SeriesQuery, Source, Suggestion};
 
 /// Rule files are refused above this size.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
@@ -146,15 +146,6 @@ pub struct Feature {
     pub group: Option<String>,
     /// What it says when it holds, for people.
     pub says: String,
-}
-
-/// A Prometheus query that a hypothesis wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SeriesQuery {
-    /// Name under which features read it: `series.NAME`.
-    pub name: String,
-    /// PromQL; `{{label}}` stands for that label of the alert, quoted when it is filled in.
-    pub promql_template: String,
 }
 
 /// One hypothesis as declared, checked.

@@ -1,6 +1,6 @@
 //! What arrived: alerts, and the episodes that they open.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -268,8 +268,8 @@ pub struct Episode {
     pub id: EpisodeId,
     /// Owner.
     pub tenant: TenantId,
-    /// The alert that opened it.
-    pub alert: Alert,
+    /// The alert that opened it; shared, because an episode is handed on from stage to stage.
+    pub alert: Arc<Alert>,
     /// Who told us.
     pub source: Source,
     /// When the alert was durable here.

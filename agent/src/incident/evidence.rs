@@ -89,6 +89,15 @@ pub struct Coverage {
     pub note: String,
 }
 
+/// A Prometheus query that a hypothesis wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SeriesQuery {
+    /// Name under which features read it: `series.NAME`.
+    pub name: String,
+    /// PromQL; `{{label}}` stands for that label of the alert, quoted when it is filled in.
+    pub promql_template: String,
+}
+
 /// A gap in a series: what was asked for and not had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeriesGap {
@@ -111,6 +120,22 @@ pub struct Series {
     pub step_s: u32,
     /// One value a grid point; `None` is an explicit gap.
     pub values: Vec<Option<f64>>,
+    /// What it did; `None` where there is too little of it before the alert.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<SeriesStats>,
+}
+
+/// What a series did, in robust statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesStats {
+    /// Median before the alert.
+    pub median: f64,
+    /// Median absolute deviation from it before the alert.
+    pub mad: f64,
+    /// Last value as a multiple of 1.4826 MAD away from the median, within -1000 and 1000.
+    pub robust_z: f64,
+    /// Grid point at which its level changed, if it did.
+    pub changed_at: Option<usize>,
 }
 
 /// Everything that a diagnosis may look at. Immutable once taken.

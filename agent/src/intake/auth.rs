@@ -1,95 +1,325 @@
-//! The bearer token: read once, compared in constant time, never logged.
+//! Who may send and for whom: bearer tokens and users with hashed passwords, from files that are read
+//! again when they change. Compared in constant time, never logged.
 
 use std::{
-    fmt, fs, io,
-    io::Read,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::{Mutex, PoisonError},
 };
 
 use axum::http::{HeaderMap, header};
+use tokio::sync::Semaphore;
 
-/// Longest token, bytes; shortest that is not guessed.
+use super::IntakeConfig;
+use crate::{
+    incident::TenantId,
+    resilience::random,
+    secret::{SecretError, SecretFile, lines},
+};
+
+/// Longest token or header, bytes; shortest token that is not guessed.
 const TOKEN_BYTES_MAX: usize = 4096;
 const TOKEN_BYTES_MIN: usize = 8;
+/// Tokens or users in one file.
+const LINES_MAX: usize = 256;
+/// Passwords checked at once: each costs a CPU tens of milliseconds.
+const CHECKS_MAX: usize = 1;
+/// Checked passwords remembered.
+const KNOWN_MAX: usize = 1024;
+/// bcrypt's own bound; what lies beyond would be ignored.
+const PASSWORD_BYTES_MAX: usize = 72;
 
-/// Why the token file was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthError {
-    /// The file could not be read.
-    #[error("cannot read {} (intake.token_file)", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What is in it is no token.
-    #[error("{} (intake.token_file) {why}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        why: &'static str,
-    },
-}
+/// The secrets that admit a bearer.
+pub struct Tokens(Vec<Vec<u8>>);
 
-/// The secret that senders must show.
-#[derive(Clone)]
-pub struct Token(Vec<u8>);
-
-impl fmt::Debug for Token {
+impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        write!(f, "Tokens({})", self.0.len())
     }
 }
 
-impl Token {
-    /// Reads a token from a file: its content without the white space around it.
-    pub fn load(path: &Path) -> Result<Self, AuthError> {
-        let read = |source| AuthError::Read {
-            path: path.to_owned(),
-            source,
+impl Tokens {
+    /// One token a line; empty lines and those with `#` in front don't count.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let tokens: Vec<_> = lines(text).map(<[u8]>::to_vec).collect();
+        let why = if tokens.iter().any(|token| token.len() > TOKEN_BYTES_MAX) {
+            "has a token of more than 4096 bytes; write one a line"
+        } else if tokens.is_empty() || tokens.iter().any(|token| token.len() < TOKEN_BYTES_MIN) {
+            "has a token of fewer than 8 characters, or none; write longer ones into it"
+        } else if !tokens.iter().flatten().all(u8::is_ascii_graphic) {
+            "has white space or non-ASCII characters inside a token; write one a line"
+        } else if tokens.len() > LINES_MAX {
+            "has more than 256 tokens"
+        } else {
+            return Ok(Self(tokens));
         };
-        let file = fs::File::open(path).map_err(read)?;
-        let mode = file.metadata().map_err(read)?.permissions().mode();
-        if mode & 0o004 != 0 {
-            tracing::warn!(path = %path.display(), "every user can read the token (intake.token_file); chmod o-r");
+        Err(why.to_owned())
+    }
+
+    /// All are compared, whichever fits.
+    fn has(&self, shown: &[u8]) -> bool {
+        let fits = self.0.iter().map(|token| same(shown, token));
+        fits.fold(false, |any, fits| any | fits)
+    }
+}
+
+/// Users and the bcrypt hashes of their passwords, as `htpasswd -B` writes them.
+pub struct Users(BTreeMap<String, String>);
+
+impl Users {
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let mut users = BTreeMap::new();
+        for (n, line) in (1..).zip(lines(text)) {
+            let fields = std::str::from_utf8(line).ok();
+            let Some((name, hash)) = fields.and_then(|line| line.split_once(':')) else {
+                return Err(format!(
+                    "has no NAME:HASH in its entry {n}; use htpasswd -nB NAME"
+                ));
+            };
+            if hash.parse::<bcrypt::HashParts>().is_err() {
+                return Err(format!(
+                    "has no bcrypt hash for its entry {n}; use htpasswd -nB NAME"
+                ));
+            }
+            users.insert(name.to_owned(), hash.to_owned());
         }
-        let mut text = Vec::new();
-        file.take(TOKEN_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut text)
-            .map_err(read)?;
-        let token = text.trim_ascii();
-        let why = match token.len() {
-            0..TOKEN_BYTES_MIN => "has fewer than 8 characters; write a longer token into it",
-            len if len > TOKEN_BYTES_MAX || text.len() > TOKEN_BYTES_MAX => {
-                "has more than 4096 bytes; write one token into it"
-            }
-            _ if !token.iter().all(u8::is_ascii_graphic) => {
-                "has white space or non-ASCII characters inside; write one token into it"
-            }
-            _ => return Ok(Self(token.to_vec())),
+        match users.len() {
+            0 => Err("has no user; add one with htpasswd -nB NAME".to_owned()),
+            1..=LINES_MAX => Ok(Self(users)),
+            _ => Err("has more than 256 users".to_owned()),
+        }
+    }
+}
+
+/// Where one set of credentials comes from.
+#[derive(Debug, Default)]
+struct Source {
+    tokens: Option<SecretFile<Tokens>>,
+    users: Option<SecretFile<Users>>,
+}
+
+/// What a request may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// Everything.
+    All,
+    /// Alerts of this tenant.
+    Tenant(TenantId),
+}
+
+impl Admitted {
+    pub(super) fn covers(&self, tenant: &TenantId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tenant(own) => own == tenant,
+        }
+    }
+}
+
+/// All credentials.
+#[derive(Debug)]
+pub struct Auth {
+    all: Source,
+    tenants: BTreeMap<TenantId, Source>,
+    checks: Semaphore,
+    known: Mutex<HashSet<[u8; 32]>>,
+    /// So that what is remembered of a password is worth nothing outside this process.
+    salt: [u8; 32],
+}
+
+/// What a header shows.
+enum Shown<'a> {
+    Bearer(&'a [u8]),
+    Basic(String, String),
+}
+
+impl Auth {
+    /// Reads every file of the configuration.
+    ///
+    /// # Errors
+    /// The first file that can't be used.
+    pub fn load(config: &IntakeConfig) -> Result<Self, SecretError> {
+        let source = |tokens: Option<&std::path::PathBuf>,
+                      users: Option<&std::path::PathBuf>,
+                      place: &str| {
+            let tokens = tokens
+                .map(|path| SecretFile::open(path, &format!("{place}token_file"), Tokens::parse))
+                .transpose()?;
+            let users = users
+                .map(|path| SecretFile::open(path, &format!("{place}users_file"), Users::parse))
+                .transpose()?;
+            Ok::<_, SecretError>(Source { tokens, users })
         };
-        Err(AuthError::Content {
-            path: path.to_owned(),
-            why,
+        let (tokens, users) = (config.token_file.as_ref(), config.users_file.as_ref());
+        let all = source(tokens, users, "intake.")?;
+        let mut tenants = BTreeMap::new();
+        for (tenant, own) in &config.tenant_credentials {
+            let place = format!("intake.tenant_credentials.{tenant}.");
+            let own = source(own.token_file.as_ref(), own.users_file.as_ref(), &place)?;
+            tenants.insert(tenant.clone(), own);
+        }
+        Ok(Self {
+            all,
+            tenants,
+            checks: Semaphore::new(CHECKS_MAX),
+            known: Mutex::default(),
+            salt: random(),
         })
     }
 
-    /// Whether the request shows this token as `Authorization: Bearer …`.
-    pub fn admits(&self, headers: &HeaderMap) -> bool {
-        let mut all = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(value), None) = (all.next(), all.next()) else {
-            return false;
-        };
-        let value = value.as_bytes();
-        let Some((scheme, shown)) = value.split_at_checked(7) else {
-            return false;
-        };
-        scheme.eq_ignore_ascii_case(b"bearer ") && same(shown.trim_ascii(), &self.0)
+    /// Whether anything is asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        let asks = |source: &Source| source.tokens.is_some() || source.users.is_some();
+        asks(&self.all) || self.tenants.values().any(asks)
     }
+
+    /// Reads all files again.
+    pub fn reload(&self) {
+        for source in std::iter::once(&self.all).chain(self.tenants.values()) {
+            if let Some(tokens) = &source.tokens {
+                tokens.reload();
+            }
+            if let Some(users) = &source.users {
+                users.reload();
+            }
+        }
+    }
+
+    /// What these headers admit to; `None` for nothing.
+    pub(super) async fn admits(&self, headers: &HeaderMap) -> Option<Admitted> {
+        if !self.is_asked() {
+            return Some(Admitted::All);
+        }
+        let shown = shown(headers)?;
+        if self.fits(&self.all, &shown).await {
+            return Some(Admitted::All);
+        }
+        for (tenant, source) in &self.tenants {
+            if self.fits(source, &shown).await {
+                return Some(Admitted::Tenant(tenant.clone()));
+            }
+        }
+        None
+    }
+
+    async fn fits(&self, source: &Source, shown: &Shown<'_>) -> bool {
+        match (shown, source) {
+            (
+                Shown::Bearer(token),
+                Source {
+                    tokens: Some(tokens),
+                    ..
+                },
+            ) => tokens.current().has(token),
+            (
+                Shown::Basic(name, password),
+                Source {
+                    users: Some(users), ..
+                },
+            ) => {
+                let users = users.current();
+                let Some(hash) = users.0.get(name) else {
+                    return false;
+                };
+                self.checked(password, hash).await
+            }
+            _ => false,
+        }
+    }
+
+    /// Checks a password, or remembers that it was right. Off the threads that serve, few at a time: who
+    /// guesses waits behind himself, and known senders wait for nobody.
+    async fn checked(&self, password: &str, hash: &str) -> bool {
+        let key = self.digest(password, hash);
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(&key) {
+            return true;
+        }
+        let Ok(_turn) = self.checks.acquire().await else {
+            return false;
+        };
+        let (password, hash) = (password.to_owned(), hash.to_owned());
+        let check = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash));
+        let fits = matches!(check.await, Ok(Ok(true)));
+        if fits {
+            let mut known = known();
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(key);
+        }
+        fits
+    }
+
+    fn digest(&self, password: &str, hash: &str) -> [u8; 32] {
+        let provider = rustls::crypto::ring::default_provider();
+        let suite = provider
+            .cipher_suites
+            .iter()
+            .find_map(|suite| suite.tls13());
+        let mut digest = [0; 32];
+        if let Some(suite) = suite {
+            let mut context = suite.common.hash_provider.start();
+            for part in [&self.salt[..], password.as_bytes(), &[0], hash.as_bytes()] {
+                context.update(part);
+            }
+            let output = context.finish();
+            for (at, byte) in output.as_ref().iter().enumerate() {
+                digest[at % 32] ^= byte;
+            }
+        }
+        digest
+    }
+}
+
+fn shown(headers: &HeaderMap) -> Option<Shown<'_>> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return None;
+    };
+    let value = value.as_bytes();
+    if value.len() > TOKEN_BYTES_MAX + 16 {
+        return None;
+    }
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, shown) = value.split_at(space);
+    let shown = shown.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(Shown::Bearer(shown));
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let text = String::from_utf8(base64(shown)?).ok()?;
+    let (name, password) = text.split_once(':')?;
+    let fits = password.len() <= PASSWORD_BYTES_MAX && !password.contains('\0');
+    fits.then(|| Shown::Basic(name.to_owned(), password.to_owned()))
+}
+
+/// Standard base64 (RFC 4648, section 4); `None` for anything else.
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    if !text.len().is_multiple_of(4) || padding > 2 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for four in text[..text.len() - padding].chunks(4) {
+        let mut word = 0u32;
+        for byte in four {
+            let value = match byte {
+                b'A'..=b'Z' => byte - b'A',
+                b'a'..=b'z' => byte - b'a' + 26,
+                b'0'..=b'9' => byte - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            word = word << 6 | u32::from(value);
+        }
+        word <<= 6 * (4 - four.len());
+        bytes.extend_from_slice(&word.to_be_bytes()[1..four.len()]);
+    }
+    Some(bytes)
 }
 
 /// Compares in a time that depends on the length of `shown` only.
@@ -103,69 +333,4 @@ fn same(shown: &[u8], secret: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn admits(token: &str, header: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, header.parse().unwrap());
-        Token(token.as_bytes().to_vec()).admits(&headers)
-    }
-
-    #[test]
-    fn only_the_whole_token_admits() {
-        assert!(admits("sample-token", "Bearer sample-token"));
-        assert!(admits("sample-token", "bearer  sample-token"));
-        for wrong in [
-            "Bearer sample-toke",
-            "Bearer sample-tokensample-token",
-            "Bearer sample-tokex",
-            "Bearer ",
-            "Bearer",
-            "Basic sample-token",
-            "sample-token",
-        ] {
-            assert!(!admits("sample-token", wrong), "{wrong}");
-        }
-        let mut twice = HeaderMap::new();
-        twice.append(
-            header::AUTHORIZATION,
-            "Bearer sample-token".parse().unwrap(),
-        );
-        twice.append(
-            header::AUTHORIZATION,
-            "Bearer sample-token".parse().unwrap(),
-        );
-        assert!(!Token(b"sample-token".to_vec()).admits(&twice));
-        assert!(!Token(b"sample-token".to_vec()).admits(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn a_token_file_is_checked() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        let load = |text: &str| {
-            fs::write(&path, text).unwrap();
-            Token::load(&path).map_err(|error| error.to_string())
-        };
-        assert_eq!(load("  sample-token\n").unwrap().0, b"sample-token");
-        for (text, says) in [
-            ("", "fewer than 8"),
-            ("short\n", "fewer than 8"),
-            ("two of them", "white space"),
-            (&"x".repeat(5000), "more than 4096"),
-        ] {
-            let error = load(text).unwrap_err();
-            assert!(
-                error.contains(says) && error.contains("intake.token_file"),
-                "{error}"
-            );
-        }
-        let error = Token::load(&dir.path().join("absent")).unwrap_err();
-        assert!(
-            error.to_string().contains("absent (intake.token_file)"),
-            "{error}"
-        );
-        assert_eq!(format!("{:?}", Token(b"sample-token".to_vec())), "Token(…)");
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 //! Limits of the way in, with defaults and reasons.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +15,18 @@ pub struct IntakeConfig {
     /// Address and port to listen on, `127.0.0.1:9911` by default. Anything but loopback needs
     /// `token_file`.
     pub listen: String,
-    /// File with the bearer token that senders and readers must show; unset = none is asked for.
-    /// Read once at start.
+    /// File with the bearer tokens of which senders and readers must show one, one a line; read
+    /// again when it changes. Without this and the next two nothing is asked for.
     pub token_file: Option<PathBuf>,
+    /// File with users of basic authentication, `NAME:HASH` a line with bcrypt hashes as
+    /// `htpasswd -nB NAME` writes them; read again when it changes.
+    pub users_file: Option<PathBuf>,
+    /// The same a tenant: such credentials send that tenant's alerts and can do nothing else.
+    pub tenant_credentials: BTreeMap<TenantId, TenantCredentials>,
+    /// Serve over TLS only (HTTP/1.1 and HTTP/2); unset = plain HTTP/1.1.
+    pub tls: Option<TlsConfig>,
+    /// Whether `POST /-/reload` does what SIGHUP does. False by default.
+    pub reload_endpoint: bool,
     /// Tenants with a queue of their own; 1 to 256. `default` alone by default.
     pub tenants: Vec<TenantId>,
     /// Tenant of alerts that name none; must be one of `tenants`.
@@ -40,6 +51,9 @@ pub struct IntakeConfig {
     pub header_read_ms: u64,
     /// Connections at a time; further ones wait in the kernel's backlog. 1 to 1,024, 64 by default.
     pub connections_max: usize,
+    /// Of them, from one address that is not this machine; further ones are closed at once, so that
+    /// one silent peer cannot keep all others out. 1 to 1,024, 48 by default.
+    pub peer_connections_max: usize,
     /// Seconds after which a connection is closed once its request is answered: bounds readers that
     /// never take their answer. 10 to 86,400, 300 by default.
     pub connection_age_max_s: u64,
@@ -51,6 +65,34 @@ pub struct IntakeConfig {
     /// Label sets remembered, open or closed; 1,000 to 10,000,000, 100,000 by default (some 30 MB).
     /// The oldest closed ones are forgotten first.
     pub episodes_max: usize,
+    /// Seconds after which an open episode of which nothing was heard is closed, unless Prometheus
+    /// says that its alert still fires: a receiver with `send_resolved: false` never says that it
+    /// ended. 60 to 604,800; 18,000 by default, an hour more than Alertmanager's `repeat_interval`.
+    pub quiet_max_s: u64,
+}
+
+/// Credentials of one tenant.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantCredentials {
+    /// As `intake.token_file`.
+    pub token_file: Option<PathBuf>,
+    /// As `intake.users_file`.
+    pub users_file: Option<PathBuf>,
+}
+
+/// What a TLS server needs. All files are PEM, and read again when they change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Certificate, and those between it and the authority.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// Authorities of the clients: with this, a client without a certificate of theirs gets no
+    /// connection.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 impl Default for IntakeConfig {
@@ -58,6 +100,10 @@ impl Default for IntakeConfig {
         Self {
             listen: "127.0.0.1:9911".to_owned(),
             token_file: None,
+            users_file: None,
+            tenant_credentials: BTreeMap::new(),
+            tls: None,
+            reload_endpoint: false,
             tenants: vec![default_tenant()],
             default_tenant: default_tenant(),
             tenant_label: None,
@@ -68,10 +114,12 @@ impl Default for IntakeConfig {
             request_ms: 15_000,
             header_read_ms: 10_000,
             connections_max: 64,
+            peer_connections_max: 48,
             connection_age_max_s: 300,
             shutdown_grace_ms: 5_000,
             pending_wait_ms: 2_000,
             episodes_max: 100_000,
+            quiet_max_s: 18_000,
         }
     }
 }
@@ -83,6 +131,18 @@ fn default_tenant() -> TenantId {
 }
 
 impl IntakeConfig {
+    /// Whether a stranger is kept out.
+    fn asks_who(&self) -> bool {
+        let tenants = self.tenant_credentials.values();
+        let certificates = self.tls.as_ref().map(|tls| tls.client_ca_file.is_some());
+        self.token_file.is_some()
+            || self.users_file.is_some()
+            || tenants
+                .into_iter()
+                .any(|own| own.token_file.is_some() || own.users_file.is_some())
+            || certificates.unwrap_or(false)
+    }
+
     /// Every field out of bounds, one sentence each; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -91,10 +151,10 @@ impl IntakeConfig {
                 "intake.listen: {:?} is not an address and port such as 127.0.0.1:9911",
                 self.listen
             )),
-            Ok(address) if !address.ip().is_loopback() && self.token_file.is_none() => {
+            Ok(address) if !address.ip().is_loopback() && !self.asks_who() => {
                 problems.push(format!(
-                    "intake.listen: {address} can be reached from elsewhere; set intake.token_file \
-                     or listen on 127.0.0.1"
+                    "intake.listen: {address} can be reached from elsewhere; set intake.token_file, \
+                     intake.users_file or intake.tls.client_ca_file, or listen on 127.0.0.1"
                 ));
             }
             Ok(_) => {}
@@ -104,6 +164,13 @@ impl IntakeConfig {
                 "intake.default_tenant: {} is not in intake.tenants",
                 self.default_tenant
             ));
+        }
+        for tenant in self.tenant_credentials.keys() {
+            if !self.tenants.contains(tenant) {
+                problems.push(format!(
+                    "intake.tenant_credentials: {tenant} is not in intake.tenants"
+                ));
+            }
         }
         if self.tenant_label.as_deref() == Some("") {
             problems
@@ -130,6 +197,8 @@ impl IntakeConfig {
         bound("request_ms", self.request_ms, 100..=60_000);
         bound("header_read_ms", self.header_read_ms, 100..=60_000);
         bound("connections_max", self.connections_max as u64, 1..=1024);
+        let peer = self.peer_connections_max as u64;
+        bound("peer_connections_max", peer, 1..=1024);
         bound(
             "connection_age_max_s",
             self.connection_age_max_s,
@@ -138,6 +207,7 @@ impl IntakeConfig {
         bound("shutdown_grace_ms", self.shutdown_grace_ms, 0..=60_000);
         bound("pending_wait_ms", self.pending_wait_ms, 0..=60_000);
         bound("episodes_max", self.episodes_max as u64, 1000..=10_000_000);
+        bound("quiet_max_s", self.quiet_max_s, 60..=604_800);
         problems
     }
 

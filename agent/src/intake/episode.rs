@@ -14,6 +14,9 @@
 //! | closed         | firing, `s` after both the closed spell's latest `s` and its end | open, as a new episode |
 //! | closed         | firing otherwise                       | ignored: late duplicate, or a replica that has not heard of the end |
 //!
+//! An alert that tells of the same trouble as an open episode of another label set may *join* it: the
+//! episode is then that alert's, and ends with it.
+//!
 //! Steps are taken in a [`Txn`]: what it opened or resolved is visible to others only as
 //! [`Deferred::Pending`] until it is confirmed (durable) or reverted, so that no duplicate is
 //! answered 200 on the strength of a record that then was not written.
@@ -116,18 +119,24 @@ pub enum Restored<'a> {
     Opened {
         /// The episode's tenant.
         tenant: &'a TenantId,
-        /// The alert that opened it.
-        alert: &'a Alert,
+        /// Of the alert that opened it.
+        fingerprint: Fingerprint,
+        /// As sent.
+        starts_at: Timestamp,
     },
     /// `Entry::Seen`.
     Seen {
-        /// The alert as sent again.
-        alert: &'a Alert,
+        /// Of the alert: the same that opened it, or one that joined.
+        fingerprint: Fingerprint,
+        /// As sent.
+        starts_at: Timestamp,
     },
     /// `Entry::Resolved`.
     Resolved {
-        /// The alert as sent.
-        alert: &'a Alert,
+        /// As sent.
+        starts_at: Timestamp,
+        /// As sent.
+        ends_at: Option<Timestamp>,
     },
 }
 
@@ -208,10 +217,86 @@ impl EpisodeBook {
                     return Step::Ignored(Ignored::OlderSpell);
                 }
                 self.hold(txn, &key);
-                self.close(key, id, starts_at, alert, now);
+                self.close(key, id, starts_at, (alert.starts_at, alert.ends_at), now);
                 Step::Resolve(id)
             }
         }
+    }
+
+    /// Whether this alert would open an episode, were there room.
+    pub fn is_news(&self, tenant: &TenantId, alert: &Alert) -> bool {
+        let firing = alert.status == AlertStatus::Firing;
+        let slot = self.slots.get(&(tenant.clone(), alert.fingerprint));
+        firing
+            && match slot.map(|slot| slot.state) {
+                None => true,
+                Some(State::Closed { until, .. }) => alert.starts_at > until,
+                Some(State::Open { .. }) => false,
+            }
+    }
+
+    /// Gives an open episode to an alert of other labels that is news. `None` if the episode is not
+    /// open; the label set that had it is closed until `now`.
+    pub fn join(
+        &mut self,
+        txn: &mut Txn,
+        tenant: &TenantId,
+        alert: &Alert,
+        now: Timestamp,
+        id: EpisodeId,
+    ) -> Option<Step> {
+        let old = self.open.get(&id)?.clone();
+        let key = (tenant.clone(), alert.fingerprint);
+        let held = |key: &Key| {
+            let slot = self.slots.get(key);
+            slot.is_some_and(|slot| slot.held.is_some_and(|(holder, _)| holder != txn.number))
+        };
+        if held(&old) || held(&key) {
+            return Some(Step::Deferred(Deferred::Pending));
+        }
+        if !self.slots.contains_key(&key) && !self.make_room() {
+            return Some(Step::Deferred(Deferred::BookFull));
+        }
+        self.hold(txn, &old);
+        self.hold(txn, &key);
+        let first = !self.slots.contains_key(&key);
+        self.hand_over(old, key.clone(), id, alert.starts_at, now);
+        if first {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.held = Some((txn.number, None));
+            }
+            txn.touched.push(key);
+        }
+        Some(Step::Seen(id))
+    }
+
+    fn hand_over(&mut self, old: Key, key: Key, id: EpisodeId, start: Timestamp, now: Timestamp) {
+        let seq = self.tick();
+        let until = now;
+        self.set(old, Some(State::Closed { id, until, seq }));
+        let state = State::Open {
+            id,
+            starts_at: start,
+            seen_at: now,
+        };
+        self.set(key, Some(state));
+    }
+
+    /// Somebody else says that its alert still fires.
+    pub fn heard_of(&mut self, id: EpisodeId, now: Timestamp) {
+        if let Some(key) = self.open.get(&id).cloned() {
+            self.see(&key, Timestamp::MIN, now);
+        }
+    }
+
+    /// Owner and label set of an open episode.
+    pub fn key_of(&self, id: EpisodeId) -> Option<&(TenantId, Fingerprint)> {
+        self.open.get(&id)
+    }
+
+    /// Every open episode.
+    pub fn open_ids(&self) -> impl Iterator<Item = EpisodeId> {
+        self.open.keys().copied()
     }
 
     /// The transaction's records are durable: its changes stand.
@@ -228,7 +313,8 @@ impl EpisodeBook {
 
     /// The transaction's records were not written: back to what was before.
     pub fn revert(&mut self, txn: Txn) {
-        for key in txn.touched {
+        // Backwards: what was handed over goes back before it is there again.
+        for key in txn.touched.into_iter().rev() {
             let Some(slot) = self.slots.get_mut(&key) else {
                 continue;
             };
@@ -238,33 +324,43 @@ impl EpisodeBook {
     }
 
     /// Applies one event of the journal. An event for an unknown episode is ignored: its opening
-    /// was compacted away, and the episode with it.
-    pub fn restore(&mut self, id: EpisodeId, event: Restored<'_>) {
+    /// was compacted away, and the episode with it. What is open counts as heard of `now`: resends
+    /// are not in the journal.
+    pub fn restore(&mut self, id: EpisodeId, event: Restored<'_>, now: Timestamp) {
+        let open = self.open.get(&id).cloned();
+        let state = open
+            .as_ref()
+            .and_then(|key| Some(self.slots.get(key)?.state));
         match event {
-            Restored::Opened { tenant, alert } => {
+            Restored::Opened {
+                tenant,
+                fingerprint,
+                starts_at,
+            } => {
                 let state = State::Open {
                     id,
-                    starts_at: alert.starts_at,
-                    seen_at: alert.starts_at,
+                    starts_at,
+                    seen_at: now,
                 };
                 self.make_room();
-                self.set((tenant.clone(), alert.fingerprint), Some(state));
+                self.set((tenant.clone(), fingerprint), Some(state));
             }
-            Restored::Seen { alert } => {
-                if let Some(key) = self.open.get(&id).cloned() {
-                    self.see(&key, alert.starts_at, alert.starts_at);
+            Restored::Seen {
+                fingerprint,
+                starts_at,
+            } => match open {
+                Some(key) if key.1 != fingerprint => {
+                    let joined = (key.0.clone(), fingerprint);
+                    self.make_room();
+                    self.hand_over(key, joined, id, starts_at, now);
                 }
-            }
-            Restored::Resolved { alert } => {
-                let key = self.open.get(&id).cloned();
-                if let Some((key, starts_at)) =
-                    key.and_then(|key| match self.slots.get(&key)?.state {
-                        State::Open { starts_at, .. } => Some((key, starts_at)),
-                        State::Closed { .. } => None,
-                    })
-                {
-                    let now = alert.ends_at.unwrap_or(alert.starts_at);
-                    self.close(key, id, starts_at, alert, now);
+                Some(key) => self.see(&key, starts_at, now),
+                None => {}
+            },
+            Restored::Resolved { starts_at, ends_at } => {
+                if let (Some(key), Some(State::Open { starts_at: own, .. })) = (open, state) {
+                    let told = ends_at.unwrap_or(starts_at);
+                    self.close(key, id, own, (starts_at, ends_at), told);
                 }
             }
         }
@@ -347,10 +443,18 @@ impl EpisodeBook {
         }
     }
 
-    fn close(&mut self, key: Key, id: EpisodeId, starts: Timestamp, alert: &Alert, now: Timestamp) {
+    /// `told`: start and end as the resolution has them.
+    fn close(
+        &mut self,
+        key: Key,
+        id: EpisodeId,
+        starts: Timestamp,
+        told: (Timestamp, Option<Timestamp>),
+        now: Timestamp,
+    ) {
         // An end in the future (a skewed clock, or a lie) must not keep the next spell out.
-        let ends_at = alert.ends_at.map_or(starts, |ends_at| ends_at.min(now));
-        let until = starts.max(alert.starts_at).max(ends_at);
+        let ends_at = told.1.map_or(starts, |ends_at| ends_at.min(now));
+        let until = starts.max(told.0).max(ends_at);
         let seq = self.tick();
         self.set(key, Some(State::Closed { id, until, seq }));
     }

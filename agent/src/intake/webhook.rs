@@ -1,4 +1,5 @@
-//! The routes: `POST /webhook`, `POST /webhook/{tenant}`, `GET /-/healthy`, `GET /-/ready`.
+//! The routes: `POST /webhook`, `POST /webhook/{tenant}`, `GET /-/healthy`, `GET /-/ready`,
+//! `POST /-/reload`.
 //!
 //! A refusal is a small JSON object, `{"error": "…"}`, that names the problem and the way out. Its
 //! status follows what Alertmanager makes of it: 5xx is sent again, 4xx is not.
@@ -25,21 +26,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    AcceptError, Accepted, Delivery, IntakeConfig, Sink, Token,
+    AcceptError, Accepted, Delivery, IntakeConfig, Reload, Sink,
+    auth::Admitted,
     payload::{self, PayloadError},
 };
 use crate::{
     incident::{Alert, Source, TenantId, TraceContext},
-    resilience::{Deadline, random},
+    resilience::Deadline,
 };
 
 struct Context {
     config: Arc<IntakeConfig>,
-    token: Option<Token>,
+    reload: Reload,
     sink: Arc<dyn Sink>,
     stop: CancellationToken,
     /// Second (since the Unix epoch) of the last refusal logged.
     logged_s: AtomicU64,
+    /// Second, and how many accepted requests were told of in it: `second << 8 | count`.
+    told: AtomicU64,
 }
 
 type Shared = Arc<Context>;
@@ -91,17 +95,18 @@ impl From<PayloadError> for Refused {
 /// All routes, those of others included. Once `stop` is cancelled new alerts are answered 503.
 pub(super) fn routes(
     config: Arc<IntakeConfig>,
-    token: Option<Token>,
+    reload: Reload,
     sink: Arc<dyn Sink>,
     extra: Router,
     stop: CancellationToken,
 ) -> Router {
     let context = Arc::new(Context {
         config,
-        token,
+        reload,
         sink,
         stop,
         logged_s: AtomicU64::new(0),
+        told: AtomicU64::new(0),
     });
     let extra = extra.layer(middleware::from_fn_with_state(context.clone(), in_time));
     Router::new()
@@ -109,6 +114,7 @@ pub(super) fn routes(
         .route("/webhook/{tenant}", post(webhook_of))
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(ready))
+        .route("/-/reload", post(ask_reload))
         .with_state(context.clone())
         .merge(extra)
         .fallback(not_found)
@@ -117,16 +123,24 @@ pub(super) fn routes(
 }
 
 /// Asks for the token everywhere but at the health checks, and counts and logs what was refused.
-async fn guard(State(context): State<Shared>, request: Request, next: Next) -> Response {
-    let open = request.uri().path().starts_with("/-/");
-    let admitted = match &context.token {
-        Some(token) if !open => token.admits(request.headers()),
-        _ => true,
-    };
-    let mut response = if admitted {
-        next.run(request).await
+async fn guard(State(context): State<Shared>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let open = path == "/-/healthy" || path == "/-/ready";
+    let admitted = if open {
+        Some(Admitted::All)
     } else {
-        unauthorized()
+        context.reload.auth.admits(request.headers()).await
+    };
+    let mut response = match admitted {
+        Some(Admitted::Tenant(_)) if !path.starts_with("/webhook") => {
+            let error = "these credentials are for a tenant's webhook only";
+            Refused::new(StatusCode::FORBIDDEN, "forbidden", error).into_response()
+        }
+        Some(admitted) => {
+            request.extensions_mut().insert(admitted);
+            next.run(request).await
+        }
+        None => unauthorized(),
     };
     if let Some(refused) = response.extensions_mut().remove::<Arc<Refused>>() {
         context.sink.refused(refused.reason);
@@ -136,14 +150,17 @@ async fn guard(State(context): State<Shared>, request: Request, next: Next) -> R
 }
 
 fn unauthorized() -> Response {
-    let error = "a bearer token is needed: set `authorization: {credentials_file: …}` in the \
-                 sender's http_config to the token of intake.token_file";
+    let error = "credentials are needed: set `authorization: {credentials_file: …}` in the sender's \
+                 http_config to a token of intake.token_file, or `basic_auth` to a user of \
+                 intake.users_file";
     let mut response =
         Refused::new(StatusCode::UNAUTHORIZED, "unauthorized", error).into_response();
-    let challenge = HeaderValue::from_static("Bearer");
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, challenge);
+    for challenge in ["Bearer", "Basic realm=\"paramedic\""] {
+        let challenge = HeaderValue::from_static(challenge);
+        response
+            .headers_mut()
+            .append(header::WWW_AUTHENTICATE, challenge);
+    }
     response
 }
 
@@ -175,6 +192,25 @@ impl Context {
         } else {
             warn!(status, reason, error = refused.error, "request refused");
         }
+    }
+
+    /// At most so many lines a second of what was accepted: in a storm, writing them would cost more
+    /// than accepting, and the counters and the journal have everything.
+    fn worth_a_line(&self) -> bool {
+        const LINES_MAX: u64 = 10;
+        let second = jiff::Timestamp::now().as_second().unsigned_abs() << 8;
+        let told = self.told.load(Ordering::Relaxed);
+        let count = if told & !0xff == second {
+            told & 0xff
+        } else {
+            0
+        };
+        let more = count < LINES_MAX;
+        if more {
+            // Two at once may both be told of: no harm.
+            self.told.store(second | (count + 1), Ordering::Relaxed);
+        }
+        more
     }
 
     fn tenant(&self, name: &str, whence: &str) -> Result<TenantId, Refused> {
@@ -240,13 +276,21 @@ async fn take(
     }
     let deadline = Deadline::after(context.config.request_limit());
     check_type(request.headers())?;
+    // Whoever gets here without having been asked may do everything.
+    let admitted = request.extensions().get::<Admitted>().cloned();
+    let admitted = admitted.unwrap_or(Admitted::All);
     let trace = trace(request.headers());
     let body = read_body(context, deadline, request).await?;
     let payload = payload::parse(&body, &context.config)?;
     drop(body);
     let truncated = payload.truncated;
+    let groups = context.by_tenant(tenant.as_ref(), payload.alerts)?;
+    if let Some(other) = groups.keys().find(|tenant| !admitted.covers(tenant)) {
+        let error = format!("these credentials do not send alerts of tenant {other}");
+        return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", error));
+    }
     let delivery = Delivery {
-        groups: context.by_tenant(tenant.as_ref(), payload.alerts)?,
+        groups,
         source: Source::Alertmanager {
             receiver: payload.receiver,
         },
@@ -262,7 +306,7 @@ async fn take(
         resolved,
         ignored,
     } = accepted;
-    if opened + resolved > 0 {
+    if opened + resolved > 0 && context.worth_a_line() {
         info!(
             trace_id,
             opened, seen, resolved, ignored, truncated, "accepted"
@@ -350,12 +394,7 @@ fn trace(headers: &HeaderMap) -> TraceContext {
         (Some(only), None) => only.to_str().ok().and_then(TraceContext::parse),
         _ => None,
     };
-    sent.unwrap_or_else(|| TraceContext {
-        // Not all zero, which would be no valid id.
-        trace_id: format!("{:032x}", u128::from_be_bytes(random()) | 1),
-        span_id: format!("{:016x}", u64::from_be_bytes(random()) | 1),
-        sampled: true,
-    })
+    sent.unwrap_or_else(super::fresh_trace)
 }
 
 async fn ready(State(context): State<Shared>) -> Response {
@@ -372,6 +411,15 @@ async fn ready(State(context): State<Shared>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
     }
+}
+
+async fn ask_reload(State(context): State<Shared>) -> Result<&'static str, Refused> {
+    if !context.config.reload_endpoint {
+        let error = "not enabled: set intake.reload_endpoint, or send the agent SIGHUP";
+        return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", error));
+    }
+    context.reload.ask();
+    Ok("reloading\n")
 }
 
 async fn not_found(uri: Uri) -> Refused {

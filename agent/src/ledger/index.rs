@@ -1,11 +1,11 @@
 //! Recent incidents in memory, rebuilt from the journal at start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::incident::{Action, Entry, Episode, EpisodeId, Intent, OutcomeKind, Source};
+use crate::incident::{Action, Alert, Entry, Episode, EpisodeId, Intent, OutcomeKind, Source};
 
 /// Lines kept in memory for one incident. Resends are not journalled one by one, so real incidents
 /// have some twenty; the bound is for the unreal ones.
@@ -140,7 +140,7 @@ impl Incident {
     /// Whether nothing more can come of it: handled, and resolved if its sender says such a thing.
     /// Until then its records must stay readable.
     pub fn finished(&self) -> bool {
-        let resolves = matches!(self.episode.source, Source::Alertmanager { .. });
+        let resolves = !matches!(self.episode.source, Source::Manual);
         self.closed() && (self.resolved() || !resolves)
     }
 
@@ -195,6 +195,11 @@ impl Incident {
 pub struct Index {
     incidents: BTreeMap<EpisodeId, Incident>,
     incidents_max: usize,
+    /// Those of `incidents` that are closed.
+    closed: BTreeSet<EpisodeId>,
+    /// Handled and given up here while their alerts still fire: what intake said of them, which must
+    /// outlive the segments that it stands in. Intake bounds how many there are.
+    dormant: BTreeMap<EpisodeId, Incident>,
     /// Closed incidents that were dropped from memory; they are still on disk.
     pub evicted: u64,
     /// Entries taken so far: whoever shows them compares it with what it has seen.
@@ -207,6 +212,8 @@ impl Index {
         Self {
             incidents: BTreeMap::new(),
             incidents_max,
+            closed: BTreeSet::new(),
+            dormant: BTreeMap::new(),
             evicted: 0,
             changes: 0,
         }
@@ -226,8 +233,18 @@ impl Index {
             self.incidents.entry(id).or_insert(incident);
             self.evict();
         } else if let Some(incident) = self.incidents.get_mut(&id) {
+            if matches!(line.entry, Entry::Closed) {
+                self.closed.insert(id);
+            }
             if incident.entries.len() < LINES_MAX {
                 incident.entries.push(line);
+            }
+        } else if let Some(incident) = self.dormant.get_mut(&id) {
+            if incident.entries.len() < LINES_MAX {
+                incident.entries.push(line);
+            }
+            if incident.resolved() {
+                self.dormant.remove(&id);
             }
         } else {
             self.evicted += 1;
@@ -247,15 +264,16 @@ impl Index {
         // By time and name, not by LSN: a repaired journal may have given other numbers, and
         // evidence stored again has another place. All lines of one write are carried, or none.
         let same = |a: &Line, b: &Line| a.at == b.at && a.entry.name() == b.entry.name();
-        let later: Vec<Line> = self
+        let known = self
             .incidents
             .remove(&id)
-            .map_or_else(Vec::new, |incident| {
-                let lines = incident.entries.into_iter();
-                lines
-                    .filter(|line| !carried.iter().any(|known| same(known, line)))
-                    .collect()
-            });
+            .or_else(|| self.dormant.remove(&id));
+        let later: Vec<Line> = known.map_or_else(Vec::new, |incident| {
+            let lines = incident.entries.into_iter();
+            lines
+                .filter(|line| !carried.iter().any(|known| same(known, line)))
+                .collect()
+        });
         let anchor = later.iter().map(|line| line.lsn).min();
         let mut entries = carried;
         entries.extend(later);
@@ -265,6 +283,9 @@ impl Index {
             entries,
             anchor: anchor.map_or(lsn, |anchor| anchor.min(lsn)),
         };
+        if incident.closed() {
+            self.closed.insert(id);
+        }
         self.incidents.insert(id, incident);
         self.evict();
     }
@@ -274,23 +295,41 @@ impl Index {
         let before = self.incidents.len();
         self.incidents
             .retain(|_, incident| incident.anchor >= lsn || !incident.finished());
+        let Self {
+            incidents, closed, ..
+        } = self;
+        closed.retain(|id| incidents.contains_key(id));
         before - self.incidents.len()
     }
 
     fn evict(&mut self) {
         while self.incidents.len() > self.incidents_max {
-            let Some(oldest) = self
-                .incidents
-                .values()
-                .find(|incident| incident.closed() && incident.resolved())
-                .or_else(|| self.incidents.values().find(|incident| incident.closed()))
-                .map(|incident| incident.id)
-            else {
+            let Some(oldest) = self.closed.pop_first() else {
                 return;
             };
-            self.incidents.remove(&oldest);
+            let Some(incident) = self.incidents.remove(&oldest) else {
+                continue;
+            };
             self.evicted += 1;
+            if !incident.finished() {
+                self.dormant.insert(oldest, bare(incident));
+            }
         }
+    }
+
+    /// Everything that must stay readable, those included that [`Self::iter`] no longer shows.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = &Incident> {
+        let dormant = self.dormant.values();
+        self.incidents
+            .values()
+            .filter(|incident| !incident.finished())
+            .chain(dormant)
+    }
+
+    /// The episode as it was opened, of an incident that is shown or still unresolved.
+    pub fn episode(&self, id: EpisodeId) -> Option<&Episode> {
+        let incident = self.incidents.get(&id).or_else(|| self.dormant.get(&id));
+        incident.map(|incident| &incident.episode)
     }
 
     /// One incident.
@@ -302,4 +341,30 @@ impl Index {
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Incident> {
         self.incidents.values()
     }
+}
+
+/// Of a closed incident, only what intake must know of it.
+fn bare(mut incident: Incident) -> Incident {
+    let plain = |alert: &Alert| Alert {
+        annotations: BTreeMap::new(),
+        ..alert.clone()
+    };
+    incident.episode.alert = plain(&incident.episode.alert).into();
+    let last_seen = incident
+        .entries
+        .iter()
+        .rposition(|line| matches!(line.entry, Entry::Seen { .. }));
+    let lines = incident.entries.into_iter().enumerate();
+    incident.entries = lines
+        .filter_map(|(at, mut line)| {
+            match &mut line.entry {
+                Entry::Opened { episode } => episode.clone_from(&incident.episode),
+                Entry::Seen { alert } if Some(at) == last_seen => *alert = plain(alert),
+                Entry::Closed => {}
+                _ => return None,
+            }
+            Some(line)
+        })
+        .collect();
+    incident
 }

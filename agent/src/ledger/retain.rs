@@ -98,8 +98,7 @@ impl Ledger {
         }
         let burdens = self.with_index(|index| {
             index
-                .iter()
-                .filter(|incident| !incident.finished())
+                .unfinished()
                 .filter(|incident| {
                     let anchor = fast.is_some_and(|below| incident.anchor < below.0);
                     let snapshot = oldest_snapshot(&incident.entries);

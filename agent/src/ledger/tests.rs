@@ -36,7 +36,7 @@ fn every_entry() -> Vec<Entry> {
             episode: Episode {
                 id: EpisodeId([1; 16]),
                 tenant: "default".parse().unwrap(),
-                alert: alert(),
+                alert: alert().into(),
                 source: Source::Manual,
                 opened_at: Timestamp::UNIX_EPOCH,
                 trace: TraceContext {

@@ -12,6 +12,8 @@ use super::{Deadline, random};
 pub enum Class {
     /// May go away by itself: try again with backoff.
     Transient,
+    /// Not now, but later: do without (degrade), and leave the dependency alone for a while.
+    Recoverable,
     /// Trying again now cannot help.
     Permanent,
 }
@@ -25,6 +27,17 @@ pub struct Backoff {
     pub base: Duration,
     /// Bound of every wait.
     pub max: Duration,
+}
+
+impl Class {
+    /// A fixed word for records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Recoverable => "recoverable",
+            Self::Permanent => "permanent",
+        }
+    }
 }
 
 impl Backoff {
@@ -57,7 +70,7 @@ impl Backoff {
             };
             let wait = self.delay(attempt, u64::from_ne_bytes(random()));
             attempt += 1;
-            let give_up = class(&error) == Class::Permanent
+            let give_up = class(&error) != Class::Transient
                 || attempt >= self.attempts_max
                 || wait >= deadline.remaining();
             if give_up {

@@ -1,23 +1,65 @@
 //! A tenant's queue: places first, episodes later.
 //!
-//! The channel itself has no bound; the count of places is the bound. A place is taken by a
+//! The lanes themselves have no bound; the count of places is the bound. A place is taken by a
 //! reservation, goes over to the episode that is submitted, and is free again when the episode is
 //! taken out to be handled, or when the reservation is dropped unused.
+//!
+//! What is severe goes first. One in four goes to the episode that has waited longest, whatever it is:
+//! a storm of severe ones slows the others down, but never starves them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::{Shared, TenantLoad};
 use crate::incident::{Episode, TenantId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 /// An episode that waits, with its place.
 pub(super) struct Queued {
     pub(super) episode: Episode,
     pub(super) resolved: watch::Receiver<bool>,
     pub(super) place: Place,
+}
+
+/// One in so many goes to whoever has waited longest.
+const OLDEST_EVERY: u64 = 4;
+
+/// Most severe first.
+#[derive(Default)]
+struct Lanes {
+    lanes: [VecDeque<(u64, Queued)>; 3],
+    put: u64,
+    taken: u64,
+    closed: bool,
+}
+
+impl Lanes {
+    fn pop(&mut self) -> Option<Queued> {
+        self.taken += 1;
+        let waiting = self.lanes.iter().enumerate();
+        let heads = waiting.filter_map(|(at, lane)| Some((at, lane.front()?.0)));
+        let (lane, _) = if self.taken.is_multiple_of(OLDEST_EVERY) {
+            heads.min_by_key(|(_, seq)| *seq)?
+        } else {
+            heads.min_by_key(|(at, _)| *at)?
+        };
+        self.lanes[lane].pop_front().map(|(_, queued)| queued)
+    }
+}
+
+/// Which lane: by the `severity` label as it is commonly set; without one in the middle.
+fn lane(episode: &Episode) -> usize {
+    let severity = episode.alert.labels.get("severity").map(String::as_str);
+    match severity.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "critical" | "page" | "emergency" | "fatal" => 0,
+        "info" | "none" | "low" | "debug" => 2,
+        _ => 1,
+    }
 }
 
 /// One tenant's places and figures.
@@ -27,24 +69,57 @@ pub(super) struct Queue {
     taken: AtomicUsize,
     high_water: AtomicUsize,
     running: AtomicUsize,
-    items: mpsc::UnboundedSender<Queued>,
+    lanes: Mutex<Lanes>,
+    /// Something was put in.
+    news: Notify,
 }
 
 impl Queue {
-    pub(super) fn new(
-        tenant: TenantId,
-        len_max: usize,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Queued>) {
-        let (items, receiver) = mpsc::unbounded_channel();
-        let queue = Self {
+    pub(super) fn new(tenant: TenantId, len_max: usize) -> Arc<Self> {
+        Arc::new(Self {
             tenant,
             len_max,
             taken: AtomicUsize::new(0),
             high_water: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
-            items,
-        };
-        (Arc::new(queue), receiver)
+            lanes: Mutex::default(),
+            news: Notify::new(),
+        })
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it back if the queue is closed.
+    fn push(&self, queued: Queued) -> Result<(), Queued> {
+        let mut lanes = self.lanes();
+        if lanes.closed {
+            return Err(queued);
+        }
+        lanes.put += 1;
+        let (seq, lane) = (lanes.put, lane(&queued.episode));
+        lanes.lanes[lane].push_back((seq, queued));
+        drop(lanes);
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// What goes next.
+    pub(super) fn pop(&self) -> Option<Queued> {
+        self.lanes().pop()
+    }
+
+    /// Waits until something is there. For one waiter at a time.
+    pub(super) async fn filled(&self) {
+        while self.lanes().lanes.iter().all(VecDeque::is_empty) {
+            self.news.notified().await;
+        }
+    }
+
+    /// Takes nothing more; what is there still comes out.
+    pub(super) fn close(&self) {
+        self.lanes().closed = true;
     }
 
     pub(super) fn tenant(&self) -> &TenantId {
@@ -171,7 +246,7 @@ impl Permit {
             resolved,
             place,
         };
-        if let Err(mpsc::error::SendError(queued)) = self.queue.items.send(queued) {
+        if let Err(queued) = self.queue.push(queued) {
             self.shared.leave(&queued);
         }
     }

@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{
-    RoutingConfig, Shared,
-    queue::{Queue, Queued},
-    worker,
-};
+use super::{RoutingConfig, Shared, queue::Queue, worker};
 use crate::incident::TenantId;
 
 /// Figures of one tenant.
@@ -50,32 +46,26 @@ impl Owner {
         }
     }
 
-    pub(super) async fn run(self, mut items: mpsc::UnboundedReceiver<Queued>) {
+    pub(super) async fn run(self) {
         let stop = self.shared.stop.clone();
-        loop {
-            let queued = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                queued = items.recv() => queued,
-            };
-            let Some(queued) = queued else { break };
-            // The episode at the head keeps its place in the queue while it waits for a slot.
-            let slot = tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    self.shared.leave(&queued);
-                    break;
-                }
-                slot = self.slot() => slot,
-            };
-            let running = self.queue.running();
-            let work = worker::run(self.shared.clone(), queued, slot, running);
-            self.shared.tasks.spawn(work);
+        while let Some(slot) = stop.run_until_cancelled(self.next()).await {
+            if let Some(queued) = self.queue.pop() {
+                let running = self.queue.running();
+                let work = worker::run(self.shared.clone(), queued, slot, running);
+                self.shared.tasks.spawn(work);
+            }
         }
-        items.close();
-        while let Ok(queued) = items.try_recv() {
+        self.queue.close();
+        while let Some(queued) = self.queue.pop() {
             self.shared.leave(&queued);
         }
+    }
+
+    /// A slot, once there is something to run. What runs is chosen after that: what came meanwhile
+    /// may be more severe.
+    async fn next(&self) -> Slot {
+        self.queue.filled().await;
+        self.slot().await
     }
 
     async fn slot(&self) -> Slot {

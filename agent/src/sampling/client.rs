@@ -12,7 +12,8 @@ use url::Url;
 
 use super::{
     SamplingConfig, SamplingError,
-    matrix::{Grid, Matrix},
+    access::{self, Access},
+    matrix::{Capped, Grid, Matrix, SERIES_PARSED_MAX},
 };
 use crate::{
     clock::Clock,
@@ -24,6 +25,8 @@ use crate::{
 const GET_BYTES_MAX: usize = 1500;
 /// Read of an answer that only says what went wrong.
 const ERROR_BYTES_MAX: usize = 16 << 10;
+/// Warnings of one answer that are kept.
+const WARNINGS_MAX: usize = 4;
 /// Kept of what Prometheus says, in characters.
 const SAID_CHARS_MAX: usize = 200;
 
@@ -54,6 +57,9 @@ pub(super) enum QueryError {
     /// Our own fault: the query's task panicked.
     #[error("not answered: an error in the agent, see its log")]
     Lost,
+    /// The credentials can't be put into a header.
+    #[error("not asked: the secret of {0} is no header's value")]
+    Secret(&'static str),
     /// Status 200 and something else than a matrix.
     #[error("not an answer of Prometheus: {0}")]
     NotPrometheus(String),
@@ -61,11 +67,31 @@ pub(super) enum QueryError {
 
 impl QueryError {
     /// A timeout is not repeated: the same query would load a struggling Prometheus again.
-    fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         match self {
             Self::Unreachable(_) => Class::Transient,
             Self::Status { .. } if self.is_sickness() => Class::Transient,
-            _ => Class::Permanent,
+            Self::Open(..) | Self::NoTime | Self::Timeout(_) | Self::NotPrometheus(_) => {
+                Class::Recoverable
+            }
+            Self::Status { .. } | Self::TooLong(_) | Self::Lost | Self::Secret(_) => {
+                Class::Permanent
+            }
+        }
+    }
+
+    /// A stable name, for logs and for those who count them.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Open(..) => "prometheus_breaker_open",
+            Self::NoTime => "prometheus_budget",
+            Self::Timeout(_) => "prometheus_timeout",
+            Self::Unreachable(_) => "prometheus_unreachable",
+            Self::Status { .. } => "prometheus_status",
+            Self::TooLong(_) => "prometheus_answer_too_long",
+            Self::Lost => "prometheus_query_lost",
+            Self::NotPrometheus(_) => "prometheus_not_an_answer",
+            Self::Secret(_) => "prometheus_secret",
         }
     }
 
@@ -76,7 +102,9 @@ impl QueryError {
             Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Open(..) | Self::NoTime | Self::TooLong(_) | Self::Lost => false,
+            Self::Open(..) | Self::NoTime | Self::TooLong(_) | Self::Lost | Self::Secret(_) => {
+                false
+            }
         }
     }
 }
@@ -90,6 +118,7 @@ pub(super) struct Client {
     /// For those who find the breaker open.
     last_failure: Mutex<String>,
     backoff: Backoff,
+    access: Access,
     config: SamplingConfig,
 }
 
@@ -105,7 +134,8 @@ impl Client {
             // Labels go to the configured address and nowhere else.
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .user_agent(concat!("paramedic/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("paramedic/", env!("CARGO_PKG_VERSION")));
+        let http = access::with_tls(http, config, &endpoint)?
             .build()
             .map_err(SamplingError::Client)?;
         Ok(Self {
@@ -114,6 +144,7 @@ impl Client {
             breaker: Breaker::new(config.breaker(), clock),
             last_failure: Mutex::default(),
             backoff: config.backoff(),
+            access: Access::load(config)?,
             config: config.clone(),
         })
     }
@@ -136,11 +167,18 @@ impl Client {
         deadline: Deadline,
         trace: &TraceContext,
     ) -> Result<Matrix, QueryError> {
-        self.backoff
+        let answer = self
+            .backoff
             .run(deadline, QueryError::class, |_| {
                 self.attempt(query, grid, deadline, trace)
             })
-            .await
+            .await;
+        if let Err(error) = &answer {
+            // On the episode's span, which has its id and the trace.
+            tracing::warn!(service = "prometheus", code = error.code(),
+                class = error.class().as_str(), %error, "a query has no answer");
+        }
+        answer
     }
 
     async fn attempt(
@@ -192,6 +230,9 @@ impl Client {
             ("step", grid.step_s.to_string()),
             // Prometheus stops working on it when nobody waits any more.
             ("timeout", format!("{}ms", limit.as_millis().max(1))),
+            // One more than is read, so that it is known that there are more. Prometheus before 3.0
+            // takes no notice.
+            ("limit", (SERIES_PARSED_MAX + 1).to_string()),
         ];
         let request = if query.len() > GET_BYTES_MAX {
             self.http.post(self.endpoint.clone()).form(&parameters)
@@ -200,7 +241,9 @@ impl Client {
             url.query_pairs_mut().extend_pairs(&parameters);
             self.http.get(url)
         };
-        let response = request
+        let response = self
+            .access
+            .show(request)?
             .header(header::ACCEPT, "application/json")
             .header("traceparent", trace.traceparent())
             .send()
@@ -241,13 +284,18 @@ struct Body {
     data: Option<Matrix>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default)]
+    warnings: Capped<String, WARNINGS_MAX>,
 }
 
-fn parse(body: &[u8]) -> Result<Matrix, QueryError> {
+pub(super) fn parse(body: &[u8]) -> Result<Matrix, QueryError> {
     let wrong = |why: &str| QueryError::NotPrometheus(plain(why));
     let body: Body = serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))?;
     match body.data {
-        Some(matrix) if body.status == "success" && matrix.kind == "matrix" => Ok(matrix),
+        Some(mut matrix) if body.status == "success" && matrix.kind == "matrix" => {
+            matrix.warnings = body.warnings.kept.iter().map(|text| plain(text)).collect();
+            Ok(matrix)
+        }
         Some(matrix) if body.status == "success" => {
             Err(wrong(&format!("a {} in place of a matrix", matrix.kind)))
         }
@@ -342,7 +390,7 @@ mod tests {
             assert_eq!(status(code).class(), Class::Transient);
         }
         assert!(QueryError::Timeout(1).is_sickness());
-        assert_eq!(QueryError::Timeout(1).class(), Class::Permanent);
+        assert_eq!(QueryError::Timeout(1).class(), Class::Recoverable);
         assert!(!QueryError::TooLong(1).is_sickness());
     }
 

@@ -1,6 +1,6 @@
 //! Bounds of sampling, each with its reason.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -17,8 +17,18 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingConfig {
     /// Address of Prometheus, or of anything with its `query_range`, such as
-    /// `http://127.0.0.1:9090`; a path before `/api/v1` is kept. `http` only. None = not asked.
+    /// `http://127.0.0.1:9090`; a path before `/api/v1` is kept. None = not asked.
     pub prometheus_url: Option<String>,
+    /// File with a bearer token to show; read again when it changes.
+    pub bearer_token_file: Option<PathBuf>,
+    /// User of basic authentication; with `password_file`, and without a bearer token.
+    pub username: Option<String>,
+    /// File with that user's password; read again when it changes.
+    pub password_file: Option<PathBuf>,
+    /// Authorities that Prometheus' certificate may be of, PEM; unset = those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and private key to show, both PEM in one file.
+    pub identity_file: Option<PathBuf>,
     /// Milliseconds for one attempt of one query. 10 to 15,000; 3,000.
     pub timeout_ms: u64,
     /// Milliseconds for all queries of an episode: the diagnosis waits no longer. 10 to 60,000;
@@ -48,6 +58,11 @@ pub struct SamplingConfig {
     pub samples_max: usize,
     /// Bytes of one answer. 1 KiB to 64 MiB; 4 MiB.
     pub response_bytes_max: usize,
+    /// Labels that no series keeps: those that number things rather than name them. None by default.
+    pub drop_labels: Vec<String>,
+    /// Milliseconds for which an answer serves other episodes too: an alert storm asks each question
+    /// once. 0 to 10,000; 2,000.
+    pub cache_ms: u64,
     /// Failures in a row after which Prometheus is left alone for a while. 1 to 100; 3.
     pub breaker_failures_max: u32,
     /// Milliseconds for which it is left alone. 10 to 600,000; 800.
@@ -59,6 +74,11 @@ impl Default for SamplingConfig {
         let breaker = BreakerConfig::default();
         Self {
             prometheus_url: None,
+            bearer_token_file: None,
+            username: None,
+            password_file: None,
+            ca_file: None,
+            identity_file: None,
             timeout_ms: 3000,
             budget_ms: 5000,
             attempts_max: 3,
@@ -71,6 +91,8 @@ impl Default for SamplingConfig {
             series_max: 50,
             samples_max: 20_000,
             response_bytes_max: 4 << 20,
+            drop_labels: Vec::new(),
+            cache_ms: 2000,
             breaker_failures_max: breaker.failures_max,
             breaker_open_ms: u64::try_from(breaker.open_for.as_millis()).unwrap_or(u64::MAX),
         }
@@ -82,7 +104,7 @@ impl SamplingConfig {
     pub fn problems(&self) -> Vec<String> {
         let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         let series_max = wide(matrix::SERIES_PARSED_MAX);
-        let bounds: [(&str, u64, u64, u64); 14] = [
+        let bounds: [(&str, u64, u64, u64); 16] = [
             ("timeout_ms", self.timeout_ms, 10, 15_000),
             ("budget_ms", self.budget_ms, 10, 60_000),
             ("attempts_max", self.attempts_max.into(), 1, 10),
@@ -107,6 +129,8 @@ impl SamplingConfig {
                 100,
             ),
             ("breaker_open_ms", self.breaker_open_ms, 10, 600_000),
+            ("cache_ms", self.cache_ms, 0, 10_000),
+            ("drop_labels", wide(self.drop_labels.len()), 0, 64),
         ];
         let endpoint = self.endpoint();
         let address = endpoint
@@ -119,7 +143,25 @@ impl SamplingConfig {
             .map(|(name, value, low, high)| {
                 format!("sampling.{name}: {value} is not within {low} to {high}")
             });
-        address.into_iter().chain(numbers).collect()
+        let who = match (&self.username, &self.password_file, &self.bearer_token_file) {
+            (Some(_), None, _) | (None, Some(_), _) => {
+                Some("sampling.username: needs password_file, and the other way round")
+            }
+            (Some(_), Some(_), Some(_)) => {
+                Some("sampling.bearer_token_file: not beside a username; leave one of them out")
+            }
+            _ => None,
+        };
+        let plain = self
+            .prometheus_url
+            .as_deref()
+            .is_some_and(|url| url.trim().starts_with("http:"));
+        let tls = self.ca_file.is_some() || self.identity_file.is_some();
+        let in_vain = (plain && tls).then_some(
+            "sampling.ca_file, sampling.identity_file: of no use with an http:// address",
+        );
+        let words = who.into_iter().chain(in_vain).map(str::to_owned);
+        address.into_iter().chain(numbers).chain(words).collect()
     }
 
     /// The address of `query_range`; `None` when Prometheus is not configured, an error in words
@@ -132,13 +174,8 @@ impl SamplingConfig {
         let mut url = Url::parse(text.trim())
             .map_err(|error| format!("not an address such as http://127.0.0.1:9090 ({error})"))?;
         match url.scheme() {
-            "http" => {}
-            "https" => {
-                return Err("https is not supported yet; name an http:// address, \
-                     such as one on this machine that forwards over TLS"
-                    .to_owned());
-            }
-            other => return Err(format!("{other:?} is not http")),
+            "http" | "https" => {}
+            other => return Err(format!("{other:?} is not http or https")),
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err("credentials in the address are not supported".to_owned());
@@ -200,14 +237,13 @@ mod tests {
             timeout_ms: 15_001,
             points_max: 1,
             series_max: 0,
-            ..at("https://prometheus:9090")
+            username: Some("me".to_owned()),
+            ..at("ftp://prometheus:9090")
         };
         let problems = config.problems();
-        assert_eq!(problems.len(), 4, "{problems:?}");
-        assert!(
-            problems[0].contains("https is not supported"),
-            "{problems:?}"
-        );
+        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert!(problems[0].contains("not http or https"), "{problems:?}");
+        assert!(problems[4].contains("password_file"), "{problems:?}");
         assert_eq!(
             problems[1],
             "sampling.timeout_ms: 15001 is not within 10 to 15000"

@@ -8,7 +8,7 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::SamplingConfig;
+use super::{SamplingConfig, stats};
 use crate::incident::Series;
 
 /// Series of one answer that are held in memory at all; the rest is counted.
@@ -19,7 +19,7 @@ const LABELS_MAX: usize = 64;
 const POINTS_WANTED: i64 = 60;
 
 /// Evenly spaced seconds, the last one being the present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Grid {
     /// First point, Unix seconds.
     pub start_s: i64,
@@ -60,6 +60,12 @@ impl Grid {
         self.start_s + intervals * i64::from(self.step_s)
     }
 
+    /// How many points lie before a moment.
+    pub(super) fn before(&self, at: Timestamp) -> usize {
+        let points = (at.as_second() - self.start_s) / i64::from(self.step_s);
+        usize::try_from(points).unwrap_or(0).min(self.points)
+    }
+
     /// The point nearest to a moment; `None` outside.
     #[allow(
         clippy::cast_possible_truncation,
@@ -73,16 +79,30 @@ impl Grid {
 }
 
 /// The `data` of an answer.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Matrix {
     #[serde(rename = "resultType")]
     pub kind: String,
     #[serde(rename = "result", default)]
     pub series: Capped<RawSeries, SERIES_PARSED_MAX>,
+    /// What Prometheus said beside the answer.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+impl Matrix {
+    /// Values held.
+    pub(super) fn points(&self) -> usize {
+        self.series
+            .kept
+            .iter()
+            .map(|series| series.values.len())
+            .sum()
+    }
 }
 
 /// The first `N` of a list, and how many more there were.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Capped<T, const N: usize> {
     pub kept: Vec<T>,
     pub dropped: usize,
@@ -98,7 +118,7 @@ impl<T, const N: usize> Default for Capped<T, N> {
 }
 
 /// One series as sent.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct RawSeries {
     #[serde(default)]
     pub metric: Labels,
@@ -110,7 +130,7 @@ pub(super) struct RawSeries {
 }
 
 /// A series' labels, the first [`LABELS_MAX`].
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Labels {
     pub kept: BTreeMap<String, String>,
     pub dropped: usize,
@@ -131,8 +151,9 @@ pub(super) enum Aligned {
 }
 
 /// Lays one series onto the grid: each value at the nearest point, NaN and infinities as gaps.
-/// Staleness needs no care: Prometheus leaves stale points out.
-pub(super) fn align(name: &str, raw: RawSeries, grid: &Grid) -> Aligned {
+/// Staleness needs no care: Prometheus leaves stale points out. The first `baseline` points lie before
+/// the alert.
+pub(super) fn align(name: &str, raw: RawSeries, grid: &Grid, baseline: usize) -> Aligned {
     let mut values = vec![None; grid.points];
     let mut within = false;
     for point in &raw.values {
@@ -157,6 +178,7 @@ pub(super) fn align(name: &str, raw: RawSeries, grid: &Grid) -> Aligned {
         labels: raw.metric.kept,
         start_s: grid.start_s,
         step_s: grid.step_s,
+        stats: stats::of(&values, baseline),
         values,
     })
 }
@@ -294,7 +316,7 @@ mod tests {
             r#"{"metric": {"a": "b"}, "values": [[90, "9"], [100, "1"], [111.5, "2e3"],
                 [120, "NaN"], [130, "+Inf"], [150.001, "-0.5"], [160, "9"]]}"#,
         );
-        let Aligned::Series(series) = align("x", series, &grid) else {
+        let Aligned::Series(series) = align("x", series, &grid, 0) else {
             panic!("nothing left");
         };
         assert_eq!(
@@ -318,7 +340,7 @@ mod tests {
             (r#"{"metric": {}, "histograms": [[100, {}]]}"#, "histogram"),
             (r"{}", "without values"),
         ] {
-            let Aligned::Nothing(said) = align("x", raw(json), &grid) else {
+            let Aligned::Nothing(said) = align("x", raw(json), &grid, 0) else {
                 panic!("{json}: something left");
             };
             assert!(said.contains(why), "{json}: {said}");

@@ -41,6 +41,10 @@ fn matrix(series: usize) -> Matrix {
     serde_json::from_str(&json).unwrap()
 }
 
+fn shared_matrix(series: usize) -> Arc<Matrix> {
+    Arc::new(matrix(series))
+}
+
 const GRID: Grid = Grid {
     start_s: 0,
     step_s: 1,
@@ -65,13 +69,13 @@ async fn without_prometheus_everything_is_a_gap() {
 #[test]
 fn a_configuration_out_of_bounds_is_refused_with_all_its_problems() {
     let config = SamplingConfig {
-        prometheus_url: Some("https://p".to_owned()),
+        prometheus_url: Some("ftp://p".to_owned()),
         step_s: 0,
         ..SamplingConfig::default()
     };
     let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
     let said = Sampler::new(&config, clock).unwrap_err().to_string();
-    assert!(said.contains("https") && said.contains("step_s"), "{said}");
+    assert!(said.contains("ftp") && said.contains("step_s"), "{said}");
 }
 
 #[test]
@@ -81,10 +85,10 @@ fn series_and_samples_are_cut_and_said() {
         samples_max: 49,
         ..SamplingConfig::default()
     };
-    let mut collected = Collected::new(&config);
-    collected.answer("first", Ok(matrix(5)), &GRID);
-    collected.answer("second", Ok(matrix(2)), &GRID);
-    collected.answer("third", Ok(matrix(0)), &GRID);
+    let mut collected = Collected::new(&config, 0);
+    collected.answer("first", Ok(shared_matrix(5)), &GRID);
+    collected.answer("second", Ok(shared_matrix(2)), &GRID);
+    collected.answer("third", Ok(shared_matrix(0)), &GRID);
     let sampled = collected.finish("");
     let names: Vec<_> = sampled
         .series
@@ -108,9 +112,9 @@ fn series_and_samples_are_cut_and_said() {
 #[test]
 fn labels_go_before_series_do() {
     let config = SamplingConfig::default();
-    let mut collected = Collected::new(&config);
+    let mut collected = Collected::new(&config, 0);
     collected.labels_bytes = LABELS_BYTES_MAX - 3;
-    collected.answer("x", Ok(matrix(2)), &GRID);
+    collected.answer("x", Ok(shared_matrix(2)), &GRID);
     let sampled = collected.finish("");
     assert_eq!(sampled.series[0].labels.len(), 1);
     assert_eq!(sampled.series[1].labels.len(), 0);
@@ -124,9 +128,86 @@ fn labels_go_before_series_do() {
 #[test]
 fn an_empty_answer_leaves_the_source_complete() {
     let config = SamplingConfig::default();
-    let mut collected = Collected::new(&config);
-    collected.answer("x", Ok(matrix(0)), &GRID);
+    let mut collected = Collected::new(&config, 0);
+    collected.answer("x", Ok(shared_matrix(0)), &GRID);
     let sampled = collected.finish("");
     assert_eq!(sampled.gaps.len(), 1);
     assert!(sampled.coverage.complete && sampled.coverage.note.is_empty());
+}
+
+/// Whatever answers, what is kept lies on the grid and is finite.
+#[test]
+fn mutants_of_answers_are_series_on_the_grid_or_nothing() {
+    let corpus: Vec<Vec<u8>> = [
+        r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"up","job":"a"},"values":[[0,"1"],[1.5,"NaN"],[3,"-2e3"],[9,"+Inf"]]},{"metric":{},"values":[[4,"0.5"]]}]}}"#,
+        r#"{"status":"success","warnings":["results truncated due to limit"],"data":{"resultType":"matrix","result":[{"metric":{"a":"b"},"histograms":[[1,{"count":"3","sum":"4"}]]}]}}"#,
+        r#"{"status":"error","errorType":"bad_data","error":"parse error: unexpected end of input"}"#,
+        r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"2"]}]}}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into();
+    let config = SamplingConfig {
+        series_max: 3,
+        ..SamplingConfig::default()
+    };
+    let (mut answers, mut refused) = (0, 0);
+    crate::mutate::each(&corpus, 30_000, |bytes| {
+        let mut collected = Collected::new(&config, 5);
+        let answer = client::parse(bytes).map(Arc::new);
+        answers += usize::from(answer.is_ok());
+        refused += usize::from(answer.is_err());
+        collected.answer("x", answer, &GRID);
+        let sampled = collected.finish("");
+        assert!(sampled.series.len() <= 3);
+        for series in &sampled.series {
+            assert_eq!(series.values.len(), GRID.points);
+            assert!(
+                series
+                    .values
+                    .iter()
+                    .flatten()
+                    .all(|value| value.is_finite())
+            );
+        }
+        assert!(sampled.gaps.iter().all(|gap| gap.why.len() < 2048));
+    });
+    assert!(
+        answers > 200 && refused > 1000,
+        "{answers} answers, {refused} refused"
+    );
+}
+
+/// However a template is written, it is refused or its value stays in one literal.
+#[test]
+fn mutants_of_templates_never_let_a_value_out() {
+    let corpus: Vec<Vec<u8>> = [
+        "node_load1{instance={{instance}}}",
+        r#"rate(a{x="}{",instance!={{ instance }}}[5m]) / b{instance=~{{instance}}}"#,
+        "# don't\nup{instance = {{instance}} , a='\\'' }",
+        "sum by (job) (up{job!~{{instance}},c=`x`})",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into();
+    let marked = alert(&[("instance", "\"}HOSTILE{\\\n")]).labels;
+    let plain = alert(&[("instance", "")]).labels;
+    let (mut filled, mut refused) = (0, 0);
+    crate::mutate::each(&corpus, 30_000, |bytes| {
+        let template = String::from_utf8_lossy(bytes);
+        let (Ok(hostile), Ok(empty)) = (fill(&template, &marked), fill(&template, &plain)) else {
+            refused += 1;
+            return;
+        };
+        filled += 1;
+        // Taken out as literals, the values leave the same query behind.
+        let literals = [r#""\"}HOSTILE{\\\n""#, r#""\"\\}HOSTILE\\{\\\\\n""#];
+        let mut left = hostile;
+        for literal in literals {
+            left = left.replace(literal, "\"\"");
+        }
+        assert_eq!(left, empty, "{template}");
+    });
+    assert!(
+        filled > 1000 && refused > 1000,
+        "{filled} filled, {refused} refused"
+    );
 }

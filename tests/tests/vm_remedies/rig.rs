@@ -296,7 +296,8 @@ pub fn episode(n: u8) -> Episode {
             annotations: BTreeMap::new(),
             starts_at: Timestamp::now(),
             ends_at: None,
-        },
+        }
+        .into(),
         source: Source::Manual,
         opened_at: Timestamp::now(),
         trace: TraceContext {

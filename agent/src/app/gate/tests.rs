@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
+use jiff::Timestamp;
+
 use super::*;
 use crate::{
     clock::ManualClock,
-    incident::{Source, TraceContext},
+    incident::{AlertStatus, Entry, EpisodeId, Source, TraceContext},
     journal::{
         Journal, JournalConfig,
         sim::{Call, How, SimDisk},
@@ -13,6 +15,8 @@ use crate::{
     ledger::Ledger,
     routing::{Handler, OnFailure, RoutingConfig},
 };
+
+mod late;
 
 /// What the handler of the tests saw, and whether it may end.
 #[derive(Clone, Default)]
@@ -52,6 +56,15 @@ fn small(dir: &Path) -> JournalConfig {
 
 /// Episodes run until their alerts resolve.
 fn desktop(ledger: Ledger, routing: &RoutingConfig, intake: &IntakeConfig) -> Desktop {
+    desktop_of(ledger, routing, intake, None)
+}
+
+fn desktop_of(
+    ledger: Ledger,
+    routing: &RoutingConfig,
+    intake: &IntakeConfig,
+    kin: Option<Kin>,
+) -> Desktop {
     let seen = Seen::default();
     let (begun, ended) = (seen.begun.clone(), seen.resolved.clone());
     let handler: Handler = Arc::new(move |episode, mut resolved| {
@@ -78,6 +91,10 @@ fn desktop(ledger: Ledger, routing: &RoutingConfig, intake: &IntakeConfig) -> De
         metrics.clone(),
         clock,
     );
+    let gate = match kin {
+        Some(kin) => gate.joining(kin),
+        None => gate,
+    };
     gate.restore_from_ledger();
     Desktop {
         gate,
@@ -157,7 +174,7 @@ fn did(opened: u64, seen: u64, resolved: u64, ignored: u64) -> Result<Accepted, 
 
 impl Gate {
     fn restore_from_ledger(&self) {
-        self.inner.ledger.with_index(|index| self.restore(index));
+        self.restore(self.inner.ledger.take_heard());
     }
 }
 

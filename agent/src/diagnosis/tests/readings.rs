@@ -99,6 +99,7 @@ fn a_series_that_ends_in_gaps_is_partial() {
         start_s: 0,
         step_s: 15,
         values: values.to_vec(),
+        stats: None,
     };
     evidence.series = vec![
         series(&[Some(3.0), Some(7.0), None]),

@@ -224,11 +224,21 @@ fn rebuilt_decides_alike(
     let mut book = EpisodeBook::new(1000);
     for (id, tenant, alert, step) in journal {
         let event = match step {
-            Step::Open(_) => Restored::Opened { tenant, alert },
-            Step::Seen(_) => Restored::Seen { alert },
-            _ => Restored::Resolved { alert },
+            Step::Open(_) => Restored::Opened {
+                tenant,
+                fingerprint: alert.fingerprint,
+                starts_at: alert.starts_at,
+            },
+            Step::Seen(_) => Restored::Seen {
+                fingerprint: alert.fingerprint,
+                starts_at: alert.starts_at,
+            },
+            _ => Restored::Resolved {
+                starts_at: alert.starts_at,
+                ends_at: alert.ends_at,
+            },
         };
-        book.restore(*id, event);
+        book.restore(*id, event, at(10_000));
     }
     let mut rebuilt = Desk {
         book,

@@ -253,3 +253,50 @@ fn every_limit_names_its_field_and_its_key() {
     let payload = parse(long.to_string().as_bytes(), &config).unwrap();
     assert_eq!(payload.alerts[0].annotations["summary"], "üüüüüü…");
 }
+
+/// Whatever comes is taken within the limits, or refused in few words.
+#[test]
+fn mutants_of_real_requests_are_within_the_limits_or_refused() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/alertmanager");
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    let corpus: Vec<_> = names
+        .iter()
+        .map(|name| captured(name.to_str().unwrap()).to_string().into_bytes())
+        .collect();
+    assert!(corpus.len() >= 7, "{names:?}");
+    let config = IntakeConfig {
+        alerts_max: 5,
+        labels_max: 6,
+        label_bytes_max: 64,
+        ..IntakeConfig::default()
+    };
+    let (mut taken, mut refused) = (0, 0);
+    crate::mutate::each(&corpus, 30_000, |bytes| match parse(bytes, &config) {
+        Ok(payload) => {
+            taken += 1;
+            assert!(payload.alerts.len() <= 5 && payload.receiver.len() <= 256);
+            for alert in &payload.alerts {
+                assert!((1..=6).contains(&alert.labels.len()) && alert.annotations.len() <= 6);
+                let words = alert.labels.iter().chain(&alert.annotations);
+                assert!(
+                    words
+                        .into_iter()
+                        .all(|(name, value)| name.len() <= 64 && value.len() <= 64)
+                );
+                assert!(alert.status == AlertStatus::Resolved || alert.ends_at.is_none());
+            }
+        }
+        Err(error) => {
+            refused += 1;
+            assert!(error.to_string().len() < 2048, "{error}");
+        }
+    });
+    assert!(
+        taken > 1000 && refused > 1000,
+        "{taken} taken, {refused} refused"
+    );
+}

@@ -8,9 +8,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::super::{AcceptError, Accepted, Boxed, Delivery};
+mod access;
+
+use super::super::{AcceptError, Accepted, Delivery};
 use super::*;
-use crate::incident::{Source, TenantId};
+use crate::{
+    incident::{Source, TenantId},
+    resilience::Boxed,
+};
 
 /// A sink that answers as told and keeps what it was given.
 #[derive(Default)]
@@ -68,6 +73,7 @@ impl Running {
     }
 
     async fn with(config: IntakeConfig, sink: Fake) -> Self {
+        crate::secret::choose_crypto();
         let server = Server::bind(config).await.unwrap();
         let address = server.local_addr();
         let (sink, stop) = (Arc::new(sink), CancellationToken::new());
@@ -343,7 +349,7 @@ async fn the_token_guards_all_but_the_health_checks() {
     };
     let error = Server::bind(empty).await.unwrap_err().to_string();
     assert!(
-        error.contains("(intake.token_file) has fewer than 8"),
+        error.contains("(intake.token_file) has a token of fewer than 8"),
         "{error}"
     );
 }

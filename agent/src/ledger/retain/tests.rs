@@ -52,7 +52,7 @@ fn opened(n: u64) -> Entry {
         episode: Episode {
             id: id(n),
             tenant: "default".parse().expect("valid"),
-            alert: alert(n),
+            alert: alert(n).into(),
             source: Source::Alertmanager {
                 receiver: "paramedic".into(),
             },

@@ -91,7 +91,8 @@ fn planned(diagnosis: &Diagnosis) -> Refusal {
             annotations: BTreeMap::new(),
             starts_at: now,
             ends_at: None,
-        },
+        }
+        .into(),
         source: Source::Manual,
         opened_at: now,
         trace: TraceContext {
