@@ -12,18 +12,25 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use paramedic_abi::{
-    CELLS, Cell, LATENCY_BUCKETS, LINES, NO_CALL, SCHED_OTHERS, SCHED_ROWS, STARTS, SchedRow, WAYS,
-    Waiting, bucket_of, cell_key, cell_of, line_of, probe, slot_of, waiting,
+    CELLS, Cell, LATENCY_BUCKETS, LINES, NO_CALL, SCHED_OTHERS, SCHED_ROWS, STARTS, SchedRow,
+    WAS_UNINTERRUPTIBLE, WAYS, Waiting, bucket_of, cell_key, cell_of, line_of, probe, slot_of, waiting,
 };
 
 use crate::{
-    charge::{add, add32, note, now_ns},
+    charge::{add32, note, now_ns},
     layout,
 };
 
 /// Tasks off their CPU, by hash of the thread id.
-#[map]
-pub static WAITING: Array<Waiting> = Array::with_max_entries(STARTS, 0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.waiting")]
+static mut WAITING: [Waiting; STARTS as usize] = [Waiting {
+    at: 0,
+    tid: 0,
+    what: 0,
+    blocked_ns: 0,
+    padding: 0,
+}; STARTS as usize];
 
 /// Cgroup ids of the rows, a line of them at a time.
 #[map]
@@ -63,27 +70,32 @@ pub fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     if next_tid == 0 {
         return 0;
     }
-    let Some(entry) = WAITING.get_ptr_mut(slot_of(next_tid)) else {
-        return 0;
-    };
-    // SAFETY: points to a map value; threads that share a place are counted as collisions.
-    let entry = unsafe { &mut *entry };
-    if entry.tid != next_tid || entry.what & 0xff != waiting::RUNNABLE {
+    let entry = place_waiting(next_tid);
+    let what = entry.what;
+    if entry.tid != next_tid || what & waiting::MASK != waiting::RUNNABLE {
         return 0;
     }
     entry.what = waiting::NOT;
-    let waited = now.saturating_sub(entry.at);
-    let Some(row) = SCHED.get_ptr_mut(row_of(next)) else {
+    let (waited, blocked) = (now.saturating_sub(entry.at), entry.blocked_ns);
+    let row = row_of(next);
+    let bucket = bucket_of(waited);
+    let Some(counters) = SCHED.get_ptr_mut(row) else {
         return 0;
     };
-    let bucket = bucket_of(waited);
     if bucket >= LATENCY_BUCKETS {
         return 0;
     }
     // SAFETY: fields of a map value; the bucket is inside its array.
     unsafe {
-        add32((&raw mut (*row).buckets).cast::<u32>().add(bucket), 1);
-        add(&raw mut (*row).runq_ns, waited);
+        add32((&raw mut (*counters).buckets).cast::<u32>().add(bucket), 1);
+        // Not atomic, as the type says: sums to rank by.
+        (*counters).runq_ns += waited;
+        if what & WAS_UNINTERRUPTIBLE != 0 {
+            (*counters).uninterruptible_ns += blocked;
+        }
+    }
+    if blocked > 0 {
+        in_call(row, what >> 8 & 0x1ff, blocked);
     }
     0
 }
@@ -105,67 +117,62 @@ pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
 /// A task leaves its CPU.
 #[inline(always)]
 fn leaves(task: u64, tid: u32, preempted: bool, state: u64, now: u64) {
-    let Some(entry) = WAITING.get_ptr_mut(slot_of(tid)) else {
-        return;
-    };
-    // SAFETY: as above.
-    let entry = unsafe { &mut *entry };
-    if entry.tid != 0 && entry.tid != tid && entry.what & 0xff != waiting::NOT {
-        // SAFETY: picks a field of the map value.
-        note(probe::SCHED, |stats| unsafe {
-            &raw mut (*stats).collisions
-        });
-    }
+    let entry = place_waiting(tid);
+    count_collision(entry, tid);
     if state & TASK_DEAD != 0 {
         entry.tid = 0;
         return;
     }
     entry.at = now;
     entry.tid = tid;
-    entry.what = if preempted || state == 0 {
-        waiting::RUNNABLE
-    } else if state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0 {
-        waiting::UNINTERRUPTIBLE | call_of(task) << 8
-    } else {
-        waiting::BLOCKED | call_of(task) << 8
-    };
+    if preempted || state == 0 {
+        entry.what = waiting::RUNNABLE;
+        entry.blocked_ns = 0;
+        return;
+    }
+    let mut what = waiting::BLOCKED | call_of(task) << 8;
+    if state & TASK_UNINTERRUPTIBLE != 0 && state & TASK_NOLOAD == 0 {
+        what |= WAS_UNINTERRUPTIBLE;
+    }
+    entry.what = what;
 }
 
-/// A task may run again: it was blocked until now, and waits for a CPU from now on.
+/// A task may run again: it was blocked until now, and waits for a CPU from now on. What it was blocked
+/// for is charged when it runs, together with that wait.
 #[inline(always)]
 fn wakes(task: u64) {
     let tid: u32 = direct(task, layout::TASK_PID.load());
-    let Some(entry) = WAITING.get_ptr_mut(slot_of(tid)) else {
-        return;
-    };
-    // SAFETY: as above.
-    let entry = unsafe { &mut *entry };
+    let entry = place_waiting(tid);
     let now = now_ns();
-    let what = entry.what & 0xff;
-    if entry.tid == tid && what >= waiting::BLOCKED {
-        let blocked = now.saturating_sub(entry.at);
-        let call = entry.what >> 8 & 0x1ff;
-        let row = row_of(task);
-        if let Some(counters) = SCHED.get_ptr_mut(row) {
-            // SAFETY: fields of a map value.
-            unsafe {
-                add(&raw mut (*counters).blocks, 1);
-                add(&raw mut (*counters).blocked_ns, blocked);
-                if what == waiting::UNINTERRUPTIBLE {
-                    add(&raw mut (*counters).uninterruptible_ns, blocked);
-                }
-            }
-        }
-        in_call(row, call, blocked);
-    } else if entry.tid != 0 && entry.tid != tid && what != waiting::NOT {
+    let what = entry.what;
+    if entry.tid == tid && what & waiting::MASK == waiting::BLOCKED {
+        entry.blocked_ns = now.saturating_sub(entry.at);
+        entry.what = (what & !waiting::MASK) | waiting::RUNNABLE;
+    } else {
+        count_collision(entry, tid);
+        entry.blocked_ns = 0;
+        entry.what = waiting::RUNNABLE;
+    }
+    entry.at = now;
+    entry.tid = tid;
+}
+
+/// Where a task's wait is noted.
+#[inline(always)]
+fn place_waiting(tid: u32) -> &'static mut Waiting {
+    let place = slot_of(tid) as usize & (STARTS as usize - 1);
+    // SAFETY: inside the table; threads that share a place are counted as collisions.
+    unsafe { &mut *(&raw mut WAITING).cast::<Waiting>().add(place) }
+}
+
+#[inline(always)]
+fn count_collision(entry: &Waiting, tid: u32) {
+    if entry.tid != tid && entry.tid != 0 && entry.what & waiting::MASK != waiting::NOT {
         // SAFETY: picks a field of the map value.
         note(probe::SCHED, |stats| unsafe {
             &raw mut (*stats).collisions
         });
     }
-    entry.at = now;
-    entry.tid = tid;
-    entry.what = waiting::RUNNABLE;
 }
 
 #[inline(always)]
@@ -177,7 +184,7 @@ fn in_call(row: u32, call: u32, blocked: u64) {
     // SAFETY: fields of a map value.
     unsafe {
         if (*cell).key == key || ((*cell).key == 0 && claim(&raw mut (*cell).key, key)) {
-            add(&raw mut (*cell).ns, blocked);
+            (*cell).ns += blocked;
         } else {
             note(probe::SCHED, |stats| &raw mut (*stats).map_drops);
         }

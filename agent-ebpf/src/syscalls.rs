@@ -1,12 +1,12 @@
 //! The syscall pair: how long calls take and how many fail, by cgroup and syscall.
 //!
 //! On every call's path, so it is loaded at the start and attached on an alert only. Everything is in
-//! plain arrays, which the verifier turns into a bounds check and an addition: no helper is called
+//! memory that the programs address directly, or in plain arrays, which the verifier turns into a
+//! bounds check and an addition: no helper is called
 //! but for the thread, the cgroup and the clock. The enter decides whether the call is of interest;
 //! the exit reads no registers, because the enter kept the number with the time.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_jiffies64,
     macros::{map, raw_tracepoint},
@@ -23,9 +23,28 @@ use crate::{
     layout,
 };
 
-/// One entry: what to count.
-#[map]
-pub static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
+/// What to count; written by the agent. In a section of its own, which becomes a map of its own whose
+/// one value the programs address directly.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.watch")]
+static mut WATCH: Watch = Watch::OFF;
+
+/// Calls in flight, by hash of the thread id; likewise.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss.in_flight")]
+static mut IN_FLIGHT: [Start; STARTS as usize] = [Start {
+    at: 0,
+    thread: 0,
+    call: 0,
+}; STARTS as usize];
+
+/// A field of the switch. Volatile: to the compiler nobody ever writes it.
+macro_rules! watch {
+    ($($field:tt)+) => {
+        // SAFETY: the agent replaces the whole value; the epoch tells old rows from new ones.
+        unsafe { (&raw const WATCH.$($field)+).read_volatile() }
+    };
+}
 
 /// Histograms, by row and number. Shared by the CPUs and counted atomically: an array a CPU would
 /// cost 6 MB a CPU. The agent reads it as memory.
@@ -33,32 +52,31 @@ pub static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
 pub static SYSCALLS: Array<SyscallCounters> =
     Array::with_max_entries(ROWS * NUMBERS, BPF_F_MMAPABLE);
 
-/// Calls in flight, by hash of the thread id: one array access instead of a hash map's locks.
-#[map]
-pub static IN_FLIGHT: Array<Start> = Array::with_max_entries(STARTS, BPF_F_MMAPABLE);
-
 /// `sys_enter(registers, number)`.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
-    let Some(watch) = WATCH.get(0) else {
-        return 0;
-    };
-    if watch.mode == mode::OFF {
+    if watch!(mode) == mode::OFF {
         return 0;
     }
     let cgroup = current_cgroup();
-    let place = place_of(cgroup, watch.multiplier) as usize;
+    let place = place_of(cgroup, watch!(multiplier)) as usize;
     if place >= PLACES {
         return 0;
     }
-    let row = if watch.cgroups[place] == cgroup {
-        watch.rows[place].into()
-    } else if watch.mode == mode::ALL {
+    let row = if watch!(cgroups[place]) == cgroup {
+        watch!(rows[place]).into()
+    } else if watch!(mode) == mode::ALL {
         OTHERS
     } else {
         return 0;
     };
-    let nr: u64 = ctx.arg(1);
+    begins(ctx.arg(0), ctx.arg(1), row);
+    0
+}
+
+/// A call of interest begins. Apart, so that the registers it needs are not saved for all others.
+#[inline(never)]
+fn begins(registers: u64, nr: u64, row: u32) {
     if nr >= u64::from(NUMBERS) {
         // A tracer may have set -1, which is no call; others are of another ABI, such as x32.
         if nr != u64::MAX && nr != u64::from(u32::MAX) {
@@ -67,77 +85,74 @@ pub fn syscall_enter(ctx: RawTracePointContext) -> i32 {
                 &raw mut (*stats).map_drops
             });
         }
-        return 0;
+        return;
     }
     if nr == layout::NR_EXIT.load() || nr == layout::NR_EXIT_GROUP.load() {
-        return 0;
+        return;
     }
-    let tid = ctx.pid();
-    let Some(start) = IN_FLIGHT.get_ptr_mut(slot_of(tid)) else {
-        return 0;
-    };
-    // SAFETY: points to a map value. Another CPU may write it at the same time if two threads share
-    // the place: the worst is one wrong sample, and it is counted as a collision.
-    let start = unsafe { &mut *start };
+    let thread = thread_of(registers);
+    let start = place_in_flight(thread);
+    let epoch = watch!(epoch);
     let before = Call::unpack(start.call);
-    if start.tid != 0 && start.tid != tid && before.epoch == watch.epoch {
+    if start.thread != 0 && start.thread != thread && before.epoch == epoch {
         // SAFETY: picks a field of the map value.
         note(probe::SYSCALLS, |stats| unsafe {
             &raw mut (*stats).collisions
         });
     }
-    let turn = before.turn + 1;
-    let coarse = watch.sampled != 0 && turn % SAMPLED_ONE_IN != 0;
+    let (turn, coarse) = if watch!(sampled) == 0 {
+        (0, false)
+    } else {
+        let turn = (before.turn + 1) % SAMPLED_ONE_IN;
+        (turn, turn != 0)
+    };
     start.call = Call {
         nr: nr as u32,
         row,
-        epoch: watch.epoch,
+        epoch,
         turn,
         coarse,
     }
     .pack();
-    start.tid = tid;
+    start.thread = thread;
     start.at = if coarse { ticks() } else { now_ns() };
-    0
 }
 
 /// `sys_exit(registers, returned)`.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn syscall_exit(ctx: RawTracePointContext) -> i32 {
-    let Some(watch) = WATCH.get(0) else {
-        return 0;
-    };
-    if watch.mode == mode::OFF {
-        return 0;
+    // First of all whether it is of interest, in as few instructions as can be: while others are
+    // watched, or nobody, this is all that a call pays here.
+    let thread = thread_of(ctx.arg(0));
+    let start = place_in_flight(thread);
+    if start.thread == thread {
+        ends(start, ctx.arg(1));
     }
-    let tid = ctx.pid();
-    let Some(start) = IN_FLIGHT.get_ptr_mut(slot_of(tid)) else {
-        return 0;
-    };
-    // SAFETY: as above.
-    let start = unsafe { &mut *start };
-    if start.tid != tid {
-        return 0;
-    }
-    start.tid = 0;
+    0
+}
+
+/// A call of interest ends. Apart, so that the registers it needs are not saved for all others.
+#[inline(never)]
+fn ends(start: &mut Start, returned: i64) {
+    start.thread = 0;
     let call = Call::unpack(start.call);
-    if call.epoch != watch.epoch {
+    if call.epoch != watch!(epoch) {
         // Begun when its row was somebody else's.
-        return 0;
+        return;
     }
     let Some(counters) = SYSCALLS.get_ptr_mut(call.row * NUMBERS + call.nr) else {
-        return 0;
+        return;
     };
     let took_ns = if call.coarse {
         let ticks = ticks().saturating_sub(start.at);
         // A short call may happen to see the tick change.
-        if ticks < 2 { 0 } else { ticks * watch.tick_ns }
+        if ticks < 2 { 0 } else { ticks * watch!(tick_ns) }
     } else {
         now_ns().saturating_sub(start.at)
     };
     let bucket = bucket_of(took_ns);
     if bucket >= LATENCY_BUCKETS {
-        return 0;
+        return;
     }
     // SAFETY: `counters` points to a map value, `bucket` is inside the array.
     unsafe {
@@ -149,11 +164,27 @@ pub fn syscall_exit(ctx: RawTracePointContext) -> i32 {
             // sum may miss one of them. It ranks; the histogram is exact.
             (*counters).total_ns += took_ns;
         }
-        if is_error(ctx.arg(1)) && u64::from(call.nr) != layout::NR_SIGRETURN.load() {
+        if is_error(returned) && u64::from(call.nr) != layout::NR_SIGRETURN.load() {
             add32(&raw mut (*counters).errors, 1);
         }
     }
-    0
+}
+
+/// Tells threads apart by where their registers are saved, at the top of their kernel stack: it comes
+/// with the tracepoint, while the thread's id would have to be asked for. Stacks are of 16 KiB at
+/// least, and 32 bits of these are all of the range that they are in.
+#[inline(always)]
+fn thread_of(registers: u64) -> u32 {
+    (registers >> 13) as u32
+}
+
+/// Where a thread's call is noted.
+#[inline(always)]
+fn place_in_flight(thread: u32) -> &'static mut Start {
+    let place = slot_of(thread) as usize & (STARTS as usize - 1);
+    // SAFETY: inside the table. Another CPU may write it at the same time if two threads share the
+    // place: the worst is one wrong sample, and it is counted as a collision.
+    unsafe { &mut *(&raw mut IN_FLIGHT).cast::<Start>().add(place) }
 }
 
 /// The kernel's ticks: two orders of magnitude cheaper than the clock.

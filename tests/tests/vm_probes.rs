@@ -335,7 +335,7 @@ fn one_broken_program_leaves_the_others_alone() {
 }
 
 #[test]
-fn without_the_kernels_types_only_the_victims_fall_back() {
+fn without_the_kernels_types_only_what_reads_tasks_falls_back() {
     let probes = Probes::start_from(
         &ProbesConfig::default(),
         Probes::object(),
@@ -367,7 +367,7 @@ fn a_dropped_capability_is_named() {
     })
     .join()
     .unwrap();
-    assert_eq!(whys.len(), 5);
+    assert_eq!(whys.len(), 6);
     for (state, why) in whys {
         assert_eq!(state, ProbeState::Fallback);
         assert_eq!(
@@ -390,7 +390,7 @@ fn nothing_stays_attached_after_the_end() {
     });
     let probes = start();
     assert!(probes.watch_syscalls(true));
-    assert_eq!(workload::loaded_programs(), before + 6);
+    assert_eq!(workload::loaded_programs(), before + 9);
     drop(probes);
     wait_until("the kernel has let go of the programs", PATIENCE, || {
         workload::loaded_programs() == before

@@ -26,10 +26,10 @@ pub mod waiting {
     pub const NOT: u32 = 0;
     /// A CPU.
     pub const RUNNABLE: u32 = 1;
-    /// To be woken; a signal wakes it.
+    /// To be woken.
     pub const BLOCKED: u32 = 2;
-    /// To be woken by nothing but what it waits for: mostly a disk or a lock of the kernel's.
-    pub const UNINTERRUPTIBLE: u32 = 3;
+    /// The bits that hold one of these.
+    pub const MASK: u32 = 0x7f;
 }
 
 /// A task off its CPU.
@@ -40,9 +40,17 @@ pub struct Waiting {
     pub at: u64,
     /// Thread; 0 = free.
     pub tid: u32,
-    /// One of [`waiting`], and from bit 8 on the syscall that it is blocked in.
+    /// One of [`waiting`]; [`WAS_UNINTERRUPTIBLE`]; from bit 8 on the syscall that it is or was
+    /// blocked in.
     pub what: u32,
+    /// How long it was blocked before it became runnable, ns; 0 = it was not.
+    pub blocked_ns: u64,
+    /// Zero.
+    pub padding: u64,
 }
+
+/// In [`Waiting::what`]: nothing but what it waited for could wake it.
+pub const WAS_UNINTERRUPTIBLE: u32 = 0x80;
 
 /// Waits of the tasks of one cgroup.
 #[repr(C)]
@@ -50,13 +58,9 @@ pub struct Waiting {
 pub struct SchedRow {
     /// Waits for a CPU by log2 of their length in ns.
     pub buckets: [u32; LATENCY_BUCKETS],
-    /// Sum of these waits, ns.
+    /// Sum of these waits, ns. Of two CPUs that add at the same moment one may be missed.
     pub runq_ns: u64,
-    /// Times blocked, and their sum in ns, uninterruptible ones included.
-    pub blocks: u64,
-    /// As above.
-    pub blocked_ns: u64,
-    /// The uninterruptible part, ns.
+    /// Time blocked uninterruptibly, ns; likewise.
     pub uninterruptible_ns: u64,
 }
 
@@ -65,8 +69,6 @@ impl SchedRow {
     pub const ZERO: Self = Self {
         buckets: [0; LATENCY_BUCKETS],
         runq_ns: 0,
-        blocks: 0,
-        blocked_ns: 0,
         uninterruptible_ns: 0,
     };
 }
@@ -77,7 +79,7 @@ impl SchedRow {
 pub struct Cell {
     /// [`cell_key`]; 0 = free.
     pub key: u64,
-    /// Sum, ns.
+    /// Sum, ns; of two CPUs that add at the same moment one may be missed.
     pub ns: u64,
 }
 
@@ -111,8 +113,8 @@ mod tests {
 
     #[test]
     fn the_layout_has_no_hidden_padding() {
-        assert_eq!(size_of::<Waiting>(), 16);
-        assert_eq!(size_of::<SchedRow>(), LATENCY_BUCKETS * 4 + 32);
+        assert_eq!(size_of::<Waiting>(), 32);
+        assert_eq!(size_of::<SchedRow>(), LATENCY_BUCKETS * 4 + 16);
         assert_eq!(size_of::<Cell>(), 16);
     }
 

@@ -24,6 +24,9 @@ pub const STARTS: u32 = 1 << 16;
 /// In sampled mode, one call in so many of a thread is timed by the clock.
 pub const SAMPLED_ONE_IN: u32 = 16;
 
+/// Last value of [`Watch::epoch`]; then it begins anew.
+pub const EPOCH_MAX: u32 = 0x7ff;
+
 /// What is counted, in [`Watch::mode`].
 pub mod mode {
     /// Nothing: both programs return at once.
@@ -44,7 +47,7 @@ pub struct Watch {
     pub tick_ns: u64,
     /// One of [`mode`].
     pub mode: u32,
-    /// Changes with every change of the rows: calls begun before are left out. 0 to 255.
+    /// Changes with every change of the rows: calls begun before are left out. 0 to 2047.
     pub epoch: u32,
     /// 1: only one call in [`SAMPLED_ONE_IN`] is timed by the clock, the others by ticks.
     pub sampled: u32,
@@ -108,8 +111,8 @@ impl SyscallCounters {
 pub struct Start {
     /// When it was entered: monotonic ns, or ticks if [`Call::coarse`].
     pub at: u64,
-    /// Thread; 0 = free.
-    pub tid: u32,
+    /// Thread, by its kernel stack; 0 = free.
+    pub thread: u32,
     /// Packed [`Call`]. Outlives the call: the next one of the thread takes its turn from here.
     pub call: u32,
 }
@@ -130,14 +133,14 @@ pub struct Call {
 }
 
 impl Call {
-    /// In 29 bits: number 9, row 7, epoch 8, turn 4, coarse 1.
+    /// Number 9 bits, row 7, epoch 11, turn 4, coarse 1.
     #[inline]
     pub const fn pack(self) -> u32 {
         self.nr & 0x1ff
             | (self.row & 0x7f) << 9
-            | (self.epoch & 0xff) << 16
-            | (self.turn & 0xf) << 24
-            | (self.coarse as u32) << 28
+            | (self.epoch & EPOCH_MAX) << 16
+            | (self.turn & 0xf) << 27
+            | (self.coarse as u32) << 31
     }
 
     /// The inverse of [`Self::pack`].
@@ -146,18 +149,18 @@ impl Call {
         Self {
             nr: packed & 0x1ff,
             row: packed >> 9 & 0x7f,
-            epoch: packed >> 16 & 0xff,
-            turn: packed >> 24 & 0xf,
-            coarse: packed >> 28 & 1 != 0,
+            epoch: packed >> 16 & EPOCH_MAX,
+            turn: packed >> 27 & 0xf,
+            coarse: packed >> 31 != 0,
         }
     }
 }
 
-/// Place of a thread in a table of [`STARTS`] entries: Fibonacci hashing, which spreads runs of
+/// Place of a thread, by whatever tells it from others, in a table of [`STARTS`] entries: Fibonacci hashing, which spreads runs of
 /// neighbouring ids perfectly.
 #[inline]
-pub const fn slot_of(tid: u32) -> u32 {
-    tid.wrapping_mul(0x9E37_79B1) >> (u32::BITS - STARTS.trailing_zeros())
+pub const fn slot_of(thread: u32) -> u32 {
+    thread.wrapping_mul(0x9E37_79B1) >> (u32::BITS - STARTS.trailing_zeros())
 }
 
 /// Whether a syscall's raw return value is an error that its caller sees. -512 to -516 ask the
@@ -198,7 +201,7 @@ mod tests {
             Call {
                 nr: NUMBERS - 1,
                 row: OTHERS,
-                epoch: 255,
+                epoch: EPOCH_MAX,
                 turn: SAMPLED_ONE_IN - 1,
                 coarse: true,
             },

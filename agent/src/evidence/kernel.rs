@@ -76,11 +76,7 @@ pub struct SchedCounts {
     pub buckets: [u64; LATENCY_BUCKETS],
     /// Sum of these waits, ns.
     pub runq_ns: u64,
-    /// Times blocked.
-    pub blocks: u64,
-    /// Time blocked, ns, counted when it ends.
-    pub blocked_ns: u64,
-    /// The uninterruptible part: mostly a disk, or a lock of the kernel's.
+    /// Time blocked uninterruptibly, ns, counted when the task runs again: mostly a disk, or a lock of the kernel's.
     pub uninterruptible_ns: u64,
 }
 

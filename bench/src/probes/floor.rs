@@ -13,7 +13,7 @@ pub(crate) struct Floor(#[allow(dead_code, reason = "holds the links")] Ebpf);
 fn load() -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader.btf(None);
-    for map in ["PROCESSES", "SYSCALLS", "IN_FLIGHT"] {
+    for map in ["PROCESSES", "SYSCALLS"] {
         loader.map_max_entries(map, 1);
     }
     loader

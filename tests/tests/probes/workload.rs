@@ -334,3 +334,11 @@ pub fn break_section(object: &mut [u8], name: &str) {
     }
     panic!("the object has no section {name}");
 }
+
+/// Keeps a CPU busy.
+pub fn spin_ms(ms: u64) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(ms) {
+        std::hint::spin_loop();
+    }
+}

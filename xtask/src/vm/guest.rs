@@ -88,12 +88,15 @@ while :; do sleep 1; done
 /// when it loses them. QEMU before 8.1 may run the breakpoint that stands there for a moment once
 /// more after it is gone ("Oops: int3"), which ends the guest in one run of some ten. With two
 /// listeners there from the start, attaching and detaching probes rewrites nothing.
-const KEEP: [&str; 5] = [
+const KEEP: [&str; 8] = [
     "raw_syscalls",
     "sched/sched_process_exec",
     "sched/sched_process_exit",
     "task/task_newtask",
     "oom/mark_victim",
+    "sched/sched_switch",
+    "sched/sched_wakeup",
+    "sched/sched_wakeup_new",
 ];
 
 /// The script for one run: preparation, environment, command, status, end.

@@ -270,12 +270,7 @@ fn load_object(config: &ProbesConfig, object: &[u8], layout: &Layout) -> Result<
         .map_max_entries("PROCESSES", config.cgroups_max)
         .map_max_entries("EVENTS", config.ring_bytes);
     if !watches {
-        loader
-            .map_max_entries("SYSCALLS", 1)
-            .map_max_entries("IN_FLIGHT", 1);
-    }
-    if config.off.contains(&ProbeName::Sched) {
-        loader.map_max_entries("WAITING", 1);
+        loader.map_max_entries("SYSCALLS", 1);
     }
     let wake_bytes = u64::from(config.wake_bytes);
     loader.override_global("WAKE_BYTES", &wake_bytes, true);

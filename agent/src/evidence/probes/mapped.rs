@@ -24,8 +24,6 @@ pub(super) unsafe trait Entry: Copy {}
 // SAFETY: as the abi crate's tests check.
 unsafe impl Entry for paramedic_abi::SyscallCounters {}
 // SAFETY: likewise.
-unsafe impl Entry for paramedic_abi::Start {}
-// SAFETY: likewise.
 unsafe impl Entry for paramedic_abi::SchedRow {}
 // SAFETY: likewise.
 unsafe impl Entry for paramedic_abi::Cell {}
@@ -89,11 +87,6 @@ impl<T: Entry> Mapped<T> {
                 .add(entries.start)
                 .write_bytes(0, entries.len());
         }
-    }
-
-    /// Entries.
-    pub(super) fn len(&self) -> usize {
-        self.len
     }
 }
 

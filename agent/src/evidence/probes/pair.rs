@@ -9,7 +9,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, MapData},
 };
-use paramedic_abi::{NUMBERS, OTHERS as OTHERS_ROW, SyscallCounters, Watch, mode};
+use paramedic_abi::{EPOCH_MAX, NUMBERS, OTHERS as OTHERS_ROW, SyscallCounters, Watch, mode};
 
 use super::{
     mapped::{Mapped, mapped, plain_array},
@@ -39,27 +39,19 @@ type Counted = HashMap<(CgroupId, u32), SyscallCounts>;
 pub(super) struct Pair {
     switch: Array<MapData, RawWatch>,
     histograms: MapData,
-    in_flight: MapData,
     watch: Watch,
     plan: SyscallPlan,
     /// By row; the others' row is apart.
     rows: Vec<CgroupId>,
-    memory: Option<Memory>,
-}
-
-#[derive(Debug)]
-struct Memory {
-    histograms: Mapped<SyscallCounters>,
-    in_flight: Mapped<paramedic_abi::Start>,
+    memory: Option<Mapped<SyscallCounters>>,
 }
 
 impl Pair {
     /// Takes the maps; fails if the object is of another version.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, String> {
         Ok(Self {
-            switch: take(ebpf, "WATCH")?,
+            switch: take(ebpf, ".data.watch")?,
             histograms: plain_array(ebpf, "SYSCALLS")?,
-            in_flight: plain_array(ebpf, "IN_FLIGHT")?,
             watch: Watch {
                 tick_ns: tick_ns(),
                 ..Watch::OFF
@@ -76,10 +68,7 @@ impl Pair {
             return Ok(());
         }
         if self.memory.is_none() {
-            self.memory = Some(Memory {
-                histograms: mapped(&self.histograms)?,
-                in_flight: mapped(&self.in_flight)?,
-            });
+            self.memory = Some(mapped(&self.histograms)?);
         }
         let same_rows = self.plan.mode != SyscallMode::Off
             && self.plan.cgroups == plan.cgroups
@@ -93,7 +82,7 @@ impl Pair {
             self.rows = places::assign(&mut self.watch, &plan.cgroups);
             self.watch.sampled = u32::from(plan.sampled);
             self.watch.mode = raw_mode(plan);
-            self.watch.epoch = (self.watch.epoch + 1) & 0xff;
+            self.watch.epoch = (self.watch.epoch + 1) & EPOCH_MAX;
             self.write()?;
         }
         self.plan = plan.clone();
@@ -109,9 +98,8 @@ impl Pair {
         if let Some(memory) = self.memory.as_ref().filter(|_| was_on) {
             std::thread::sleep(SETTLE);
             for row in self.rows_used() {
-                memory.histograms.zero(span(row));
+                memory.zero(span(row));
             }
-            memory.in_flight.zero(0..memory.in_flight.len());
         }
         self.rows.clear();
         Ok(())
@@ -131,7 +119,7 @@ impl Pair {
         for row in self.rows_used() {
             let cgroup = self.rows.get(row).copied().unwrap_or(OTHERS);
             for (number, index) in (0..NUMBERS).zip(span(row)) {
-                let Some(counted) = memory.histograms.read(index) else {
+                let Some(counted) = memory.read(index) else {
                     continue;
                 };
                 if counted == SyscallCounters::ZERO {

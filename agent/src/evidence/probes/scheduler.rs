@@ -137,14 +137,12 @@ impl Scheduler {
                 continue;
             }
             owners.insert(row, cgroup);
-            sums.insert(row, counted.runq_ns + counted.blocked_ns);
+            sums.insert(row, counted.runq_ns);
             waits.insert(
                 cgroup,
                 SchedCounts {
                     buckets: counted.buckets.map(u64::from),
                     runq_ns: counted.runq_ns,
-                    blocks: counted.blocks,
-                    blocked_ns: counted.blocked_ns,
                     uninterruptible_ns: counted.uninterruptible_ns,
                 },
             );
@@ -169,12 +167,12 @@ impl Scheduler {
 }
 
 impl Scheduler {
-    /// Waits for a CPU and times blocked, over all cgroups.
+    /// Waits for a CPU, over all cgroups.
     pub(super) fn events(&self) -> u64 {
         let rows = |memory: &Memory| {
             (0..=SCHED_OTHERS as usize)
                 .filter_map(|row| memory.rows.read(row))
-                .map(|row| row.blocks + row.buckets.iter().map(|n| u64::from(*n)).sum::<u64>())
+                .map(|row| row.buckets.iter().map(|n| u64::from(*n)).sum::<u64>())
                 .sum()
         };
         self.memory.as_ref().map_or(0, rows)
