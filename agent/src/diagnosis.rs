@@ -11,6 +11,7 @@
 //! - [`explain`]: the same for people.
 
 mod bayes;
+pub mod causal;
 pub mod cases;
 mod culprit;
 mod explain;

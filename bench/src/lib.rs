@@ -14,3 +14,6 @@ pub(crate) fn median(values: &[f64]) -> f64 {
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
 }
+pub mod cases;
+pub mod journal;
+pub mod petshop;
