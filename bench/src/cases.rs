@@ -77,9 +77,22 @@ pub(crate) fn score(report: &mut Report, scenario: &str, case: &Case) -> anyhow:
     let begun = Instant::now();
     let ranking = causal::rank(case);
     let took = begun.elapsed();
-    let sum: f64 = ranking.entities.iter().map(|ranked| ranked.posterior).sum::<f64>() + ranking.none;
-    ensure!((0.0..=1.0 + 1e-9).contains(&sum), "{}: posteriors sum to {sum}", case.name);
-    let names: Vec<String> = ranking.entities.iter().map(|ranked| ranked.entity.clone()).collect();
+    let sum: f64 = ranking
+        .entities
+        .iter()
+        .map(|ranked| ranked.posterior)
+        .sum::<f64>()
+        + ranking.none;
+    ensure!(
+        (0.0..=1.0 + 1e-9).contains(&sum),
+        "{}: posteriors sum to {sum}",
+        case.name
+    );
+    let names: Vec<String> = ranking
+        .entities
+        .iter()
+        .map(|ranked| ranked.entity.clone())
+        .collect();
     let mut found = vec![Found::of("ours", &names, truth)];
     for (name, method) in baselines::ALL {
         found.push(Found::of(name, &method(case), truth));
@@ -89,7 +102,9 @@ pub(crate) fn score(report: &mut Report, scenario: &str, case: &Case) -> anyhow:
         scenario: scenario.to_owned(),
         metric: case.alert.metric.clone(),
         name: case.name.clone(),
-        first: first.map(|ranked| ranked.entity.clone()).unwrap_or_default(),
+        first: first
+            .map(|ranked| ranked.entity.clone())
+            .unwrap_or_default(),
         first_posterior: first.map_or(0.0, |ranked| ranked.posterior),
         truth: truth.entity.clone(),
         truth_posterior: ranking
@@ -99,7 +114,9 @@ pub(crate) fn score(report: &mut Report, scenario: &str, case: &Case) -> anyhow:
             .map_or(0.0, |ranked| ranked.posterior),
         cause_right: truth.cause.as_ref().zip(first).map(|(cause, ranked)| {
             ranked.entity == truth.entity
-                && ranked.cause.is_some_and(|kind| kind.as_str() == cause.to_ascii_lowercase())
+                && ranked
+                    .cause
+                    .is_some_and(|kind| kind.as_str() == cause.to_ascii_lowercase())
         }),
         found,
         took,

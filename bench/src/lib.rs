@@ -1,7 +1,10 @@
 //! Benchmarks of Paramedic against its limits and its peers.
 
+pub mod cases;
+pub mod diagnosis;
 pub mod intake;
 pub mod journal;
+pub mod petshop;
 pub mod probes;
 
 /// Median; 0 of nothing.
@@ -14,6 +17,3 @@ pub(crate) fn median(values: &[f64]) -> f64 {
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
 }
-pub mod cases;
-pub mod journal;
-pub mod petshop;

@@ -62,7 +62,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             .find(|file| file.is_file());
         let issues = scenario.join(&options.issues);
         let Some(normal) = normal.filter(|_| issues.is_dir()) else {
-            eprintln!("{name}: no noissue file or no {}, not scored", options.issues);
+            eprintln!(
+                "{name}: no noissue file or no {}, not scored",
+                options.issues
+            );
             continue;
         };
         let baseline = table(&normal)?;
@@ -80,7 +83,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn case(dir: &Path, baseline: &Table, topology: &[(String, String)]) -> anyhow::Result<Case> {
     let file = dir.join("target.json");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let target: Target =
         serde_json::from_str(&text).with_context(|| format!("cannot parse {}", file.display()))?;
     Ok(Case {
@@ -114,7 +118,10 @@ fn folders(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
@@ -122,7 +129,9 @@ fn text(path: &Path) -> anyhow::Result<String> {
     let mut reader = BufReader::new(File::open(path).with_context(open)?);
     let mut text = String::new();
     if path.extension().is_some_and(|end| end == "gz") {
-        flate2::read::GzDecoder::new(reader).read_to_string(&mut text).with_context(open)?;
+        flate2::read::GzDecoder::new(reader)
+            .read_to_string(&mut text)
+            .with_context(open)?;
     } else {
         reader.read_to_string(&mut text).with_context(open)?;
     }
@@ -134,7 +143,9 @@ fn table(path: &Path) -> anyhow::Result<Table> {
     let text = text(path)?;
     let mut lines = text.lines();
     let mut header = || -> anyhow::Result<Vec<String>> {
-        let line = lines.next().with_context(|| format!("{}: no header", path.display()))?;
+        let line = lines
+            .next()
+            .with_context(|| format!("{}: no header", path.display()))?;
         Ok(cells(line))
     };
     let (nodes, metrics, statistics) = (header()?, header()?, header()?);
@@ -155,11 +166,18 @@ fn table(path: &Path) -> anyhow::Result<Table> {
             continue;
         };
         if cells.len() != nodes.len() {
-            bail!("{}: {} cells, {} columns", path.display(), cells.len(), nodes.len());
+            bail!(
+                "{}: {} cells, {} columns",
+                path.display(),
+                cells.len(),
+                nodes.len()
+            );
         }
         table.times.push(time);
         for (column, cell) in table.columns.iter_mut().zip(&cells[1..]) {
-            column.values.push(cell.parse().ok().filter(|value: &f64| value.is_finite()));
+            column
+                .values
+                .push(cell.parse().ok().filter(|value: &f64| value.is_finite()));
         }
     }
     Ok(table)
@@ -168,7 +186,11 @@ fn table(path: &Path) -> anyhow::Result<Table> {
 fn topology(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let text = text(path)?;
     let mut lines = text.lines();
-    let names = cells(lines.next().with_context(|| format!("{}: empty", path.display()))?);
+    let names = cells(
+        lines
+            .next()
+            .with_context(|| format!("{}: empty", path.display()))?,
+    );
     let mut edges = Vec::new();
     for line in lines {
         let row = cells(line);

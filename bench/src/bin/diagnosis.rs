@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paramedic_bench::{cases, petshop};
+use paramedic_bench::{cases, diagnosis, petshop};
+
+#[global_allocator]
+static COUNTING: diagnosis::Counting = diagnosis::Counting;
 
 #[derive(Parser)]
 struct Cli {
@@ -13,6 +16,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
+    /// Time and allocations by the number of rules
+    Diagnosis(diagnosis::Options),
     /// How often the cause is named, over case folders
     Cases(cases::Options),
     /// The same over the PetShop dataset
@@ -21,6 +26,7 @@ enum What {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().what {
+        What::Diagnosis(options) => diagnosis::run(&options),
         What::Cases(options) => cases::run(&options),
         What::Petshop(options) => petshop::run(&options),
     };

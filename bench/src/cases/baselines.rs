@@ -37,7 +37,10 @@ fn traversal(case: &Case) -> Vec<String> {
         if !seen.insert(at) {
             continue;
         }
-        let below: Vec<&str> = callees(at).into_iter().filter(|callee| anomalous(callee)).collect();
+        let below: Vec<&str> = callees(at)
+            .into_iter()
+            .filter(|callee| anomalous(callee))
+            .collect();
         if below.is_empty() {
             deepest.insert(at, z.get(at).copied().unwrap_or(0.0));
         }
@@ -54,7 +57,9 @@ fn correlation(case: &Case) -> Vec<String> {
     let kind = kind_of(&case.alert.metric);
     let of_kind = |column: &&Column| kind_of(&column.metric) == kind;
     let columns: Vec<&Column> = case.series.columns.iter().filter(of_kind).collect();
-    let target = columns.iter().find(|column| column.entity == case.alert.entity);
+    let target = columns
+        .iter()
+        .find(|column| column.entity == case.alert.entity);
     ordered(case, |entity| {
         let Some(target) = target.filter(|_| entity != case.alert.entity) else {
             return 0.0;
@@ -71,24 +76,44 @@ fn robust_z(case: &Case) -> Vec<String> {
 }
 
 fn ordered(case: &Case, score: impl Fn(&str) -> f64) -> Vec<String> {
-    let in_series = case.series.columns.iter().map(|column| column.entity.as_str());
-    let in_topology = case.topology.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]);
+    let in_series = case
+        .series
+        .columns
+        .iter()
+        .map(|column| column.entity.as_str());
+    let in_topology = case
+        .topology
+        .iter()
+        .flat_map(|(a, b)| [a.as_str(), b.as_str()]);
     let all: BTreeSet<&str> = in_series.chain(in_topology).collect();
-    let mut all: Vec<(&str, f64)> = all.into_iter().map(|entity| (entity, score(entity))).collect();
+    let mut all: Vec<(&str, f64)> = all
+        .into_iter()
+        .map(|entity| (entity, score(entity)))
+        .collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
-    all.into_iter().map(|(entity, _)| entity.to_owned()).collect()
+    all.into_iter()
+        .map(|(entity, _)| entity.to_owned())
+        .collect()
 }
 
 /// Largest deviation of each entity's columns after the onset, in IQRs of what was before.
 fn deviations(case: &Case, wanted: impl Fn(&Column) -> bool) -> BTreeMap<&str, f64> {
     let mut found: BTreeMap<&str, f64> = BTreeMap::new();
-    let after = case.series.times.iter().position(|time| *time >= case.alert.starts_at);
+    let after = case
+        .series
+        .times
+        .iter()
+        .position(|time| *time >= case.alert.starts_at);
     let after = after.unwrap_or(case.series.times.len().saturating_sub(1));
     for column in case.series.columns.iter().filter(|column| wanted(column)) {
-        let base = case.baseline.iter().flat_map(|table| &table.columns).find(|other| {
-            (&other.entity, &other.metric, &other.statistic)
-                == (&column.entity, &column.metric, &column.statistic)
-        });
+        let base = case
+            .baseline
+            .iter()
+            .flat_map(|table| &table.columns)
+            .find(|other| {
+                (&other.entity, &other.metric, &other.statistic)
+                    == (&column.entity, &column.metric, &column.statistic)
+            });
         let before = base.map_or(&column.values[..after], |base| &base.values);
         let mut before: Vec<f64> = before.iter().flatten().copied().collect();
         if before.is_empty() {
@@ -100,7 +125,9 @@ fn deviations(case: &Case, wanted: impl Fn(&Column) -> bool) -> BTreeMap<&str, f
         // As the usual robust scaler: no spread counts as 1.
         let scale = if iqr > 0.0 { iqr } else { 1.0 };
         let values = column.values[after..].iter().flatten();
-        let most = values.map(|value| (value - centre).abs() / scale).fold(0.0, f64::max);
+        let most = values
+            .map(|value| (value - centre).abs() / scale)
+            .fold(0.0, f64::max);
         let entry = found.entry(&column.entity).or_default();
         *entry = entry.max(most);
     }
@@ -108,7 +135,11 @@ fn deviations(case: &Case, wanted: impl Fn(&Column) -> bool) -> BTreeMap<&str, f
 }
 
 fn pearson(a: &[Option<f64>], b: &[Option<f64>]) -> f64 {
-    let pairs: Vec<(f64, f64)> = a.iter().zip(b).filter_map(|(a, b)| Some(((*a)?, (*b)?))).collect();
+    let pairs: Vec<(f64, f64)> = a
+        .iter()
+        .zip(b)
+        .filter_map(|(a, b)| Some(((*a)?, (*b)?)))
+        .collect();
     if pairs.len() < 3 {
         return 0.0;
     }
@@ -123,5 +154,9 @@ fn pearson(a: &[Option<f64>], b: &[Option<f64>]) -> f64 {
         aa += (a - ma) * (a - ma);
         bb += (b - mb) * (b - mb);
     }
-    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
+    if aa > 0.0 && bb > 0.0 {
+        ab / (aa * bb).sqrt()
+    } else {
+        0.0
+    }
 }

@@ -84,7 +84,9 @@ impl Report {
                 })
             );
         } else {
-            let place = scored.found[0].place.map_or("-".to_owned(), |place| place.to_string());
+            let place = scored.found[0]
+                .place
+                .map_or("-".to_owned(), |place| place.to_string());
             println!(
                 "{:<24} {:<14} place {place:>2}  {:.2} {}  (truth {:.2} {})",
                 scored.scenario,
@@ -108,10 +110,15 @@ impl Report {
             for scored in &self.scored {
                 groups.entry(of(scored)).or_default().push(scored);
             }
-            let figures = groups.into_iter().map(|(name, group)| (name, Value::Object(self::summary(&group))));
+            let figures = groups
+                .into_iter()
+                .map(|(name, group)| (name, Value::Object(self::summary(&group))));
             Value::Object(figures.collect())
         };
-        summary.insert("by_scenario".into(), groups(&|scored| scored.scenario.clone()));
+        summary.insert(
+            "by_scenario".into(),
+            groups(&|scored| scored.scenario.clone()),
+        );
         summary.insert(
             "by_scenario_and_metric".into(),
             groups(&|scored| format!("{}/{}", scored.scenario, scored.metric)),
@@ -121,14 +128,29 @@ impl Report {
             return Ok(());
         }
         let table = [("all", Value::Object(summary.clone()))];
-        let scenarios = summary["by_scenario_and_metric"].as_object().cloned().unwrap_or_default();
-        println!("\n{:<34} {:>5} {:>6} {:>6} {:>6} {:>6}   best baseline", "", "cases", "top1", "top3", "top5", "mrr");
-        for (name, figures) in scenarios.iter().map(|(name, f)| (name.as_str(), f.clone())).chain(table) {
+        let scenarios = summary["by_scenario_and_metric"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        println!(
+            "\n{:<34} {:>5} {:>6} {:>6} {:>6} {:>6}   best baseline",
+            "", "cases", "top1", "top3", "top5", "mrr"
+        );
+        for (name, figures) in scenarios
+            .iter()
+            .map(|(name, f)| (name.as_str(), f.clone()))
+            .chain(table)
+        {
             let number = |key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
             println!(
                 "{name:<34} {:>5} {:>6.3} {:>6.3} {:>6.3} {:>6.3}   {:.3} {:.3}",
-                number("cases"), number("top1"), number("top3"), number("top5"), number("mrr"),
-                number("best_baseline_top1"), number("best_baseline_top3"),
+                number("cases"),
+                number("top1"),
+                number("top3"),
+                number("top5"),
+                number("mrr"),
+                number("best_baseline_top1"),
+                number("best_baseline_top3"),
             );
         }
         Ok(())
@@ -143,14 +165,23 @@ fn summary(group: &[&Scored]) -> Map<String, Value> {
         group.iter().filter(hit).count() as f64 / count
     };
     let mrr = |method: usize| {
-        let parts = group.iter().map(|s| s.found[method].place.map_or(0.0, |at| 1.0 / at as f64));
+        let parts = group
+            .iter()
+            .map(|s| s.found[method].place.map_or(0.0, |at| 1.0 / at as f64));
         parts.sum::<f64>() / count
     };
     let methods = group.first().map_or(0, |scored| scored.found.len());
-    let best = |places| (1..methods).map(|method| within(method, places)).fold(0.0, f64::max);
+    let best = |places| {
+        (1..methods)
+            .map(|method| within(method, places))
+            .fold(0.0, f64::max)
+    };
     let mut times: Vec<f64> = group.iter().map(|s| s.took.as_secs_f64() * 1e3).collect();
     times.sort_by(f64::total_cmp);
-    let known: Vec<bool> = group.iter().filter_map(|scored| scored.cause_right).collect();
+    let known: Vec<bool> = group
+        .iter()
+        .filter_map(|scored| scored.cause_right)
+        .collect();
     let brier = group.iter().map(|scored| {
         let right = f64::from(u8::from(scored.found[0].place == Some(1)));
         (scored.first_posterior - right).powi(2)

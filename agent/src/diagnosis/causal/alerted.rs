@@ -30,7 +30,9 @@ impl Window {
         let mut before = rows_before(times, &case.alert);
         let uniform = |before: usize| Self {
             before,
-            weights: (0..times.len()).map(|row| f64::from(u8::from(row >= before))).collect(),
+            weights: (0..times.len())
+                .map(|row| f64::from(u8::from(row >= before)))
+                .collect(),
             direction: 1.0,
         };
         let Some(measure) = alerted.and_then(|entity| measure(entity, &case.alert)) else {
@@ -131,7 +133,11 @@ fn earlier_onset(values: &Values, before: usize, bad: f64) -> usize {
         return before;
     };
     let z = |value: f64| reference.z(value, bad);
-    let mut after: Vec<f64> = rows[before..].iter().flatten().map(|value| z(*value)).collect();
+    let mut after: Vec<f64> = rows[before..]
+        .iter()
+        .flatten()
+        .map(|value| z(*value))
+        .collect();
     after.sort_by(f64::total_cmp);
     let bar = (BEGUN_SHARE * super::column::quantile(&after, 0.5)).max(BEGUN_SPREADS);
     let begun = rows[before / 2..before]

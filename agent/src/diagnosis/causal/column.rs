@@ -132,7 +132,11 @@ impl Reference {
             let known = plain(&own);
             // What few rows say of their spread is too little.
             let few = 1.0 + 2.0 / own.len() as f64;
-            let guess = if own.len() < 5 { 0.1 * known.centre.abs() } else { 0.0 };
+            let guess = if own.len() < 5 {
+                0.1 * known.centre.abs()
+            } else {
+                0.0
+            };
             Self {
                 spread: (known.spread * few).max(guess),
                 ..known
@@ -165,7 +169,10 @@ impl Reference {
 /// Moves another day's reference to what this day showed before the onset. A few rows move it only
 /// as far as they differ by more than their own noise; the spread grows with the distance.
 fn rebased(day: Reference, own: f64, rows: usize, drift: Drift) -> Reference {
-    let floor = day.spread.max(SPREAD_FLOOR * day.centre.abs()).max(f64::MIN_POSITIVE);
+    let floor = day
+        .spread
+        .max(SPREAD_FLOOR * day.centre.abs())
+        .max(f64::MIN_POSITIVE);
     let away = (own - day.centre) / floor;
     let strength = rows as f64 * away * away;
     let weight = strength / (strength + 1.0);
@@ -200,7 +207,11 @@ pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     };
     let at = share * last as f64;
     let (low, part) = (at.floor(), at.fract());
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to last")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to last"
+    )]
     let low = low as usize;
     let high = (low + 1).min(last);
     sorted[low] + part * (sorted[high] - sorted[low])

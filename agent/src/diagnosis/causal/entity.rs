@@ -57,7 +57,12 @@ impl Conventions {
         let mut largest: f64 = 0.0;
         for column in columns(case) {
             if kind(column) == Kind::Errors && metric::is_success(&column.metric) {
-                largest = column.values.iter().flatten().copied().fold(largest, f64::max);
+                largest = column
+                    .values
+                    .iter()
+                    .flatten()
+                    .copied()
+                    .fold(largest, f64::max);
             }
         }
         Self {
@@ -129,8 +134,11 @@ pub(super) fn entities(case: &Case, index: &BTreeMap<&str, usize>) -> Vec<Entity
 impl Entity {
     /// From its columns, the most telling first.
     fn of(columns: &[(&Column, Values)], conventions: &Conventions, case: &Case) -> Self {
-        let of_kind =
-            |wanted: Kind| columns.iter().filter(move |(column, _)| kind(column) == wanted);
+        let of_kind = |wanted: Kind| {
+            columns
+                .iter()
+                .filter(move |(column, _)| kind(column) == wanted)
+        };
         let traffic = of_kind(Kind::Traffic)
             .map(|(_, values)| values.clone())
             .next()
@@ -150,15 +158,23 @@ impl Entity {
             .filter(|(column, _)| kind(column).is_resource())
             .map(|(column, values)| Resource {
                 kind: kind(column),
-                header: format!("{} {}", column.metric, column.statistic).trim().to_owned(),
+                header: format!("{} {}", column.metric, column.statistic)
+                    .trim()
+                    .to_owned(),
                 values: values.clone(),
             })
             .collect();
         let alerted = (!matches!(conventions.alerted, Kind::Latency | Kind::Errors))
             .then(|| {
-                let exact = columns.iter().find(|(column, _)| column.metric == case.alert.metric);
+                let exact = columns
+                    .iter()
+                    .find(|(column, _)| column.metric == case.alert.metric);
                 let alike = || of_kind(conventions.alerted).next();
-                let found = if conventions.alerted == Kind::Other { exact } else { exact.or_else(alike) };
+                let found = if conventions.alerted == Kind::Other {
+                    exact
+                } else {
+                    exact.or_else(alike)
+                };
                 found.map(|(_, values)| Measure {
                     kind: conventions.alerted,
                     values: values.clone(),
@@ -196,7 +212,11 @@ fn latency_part(columns: &[(&Column, Values)], wanted: Part) -> Option<Values> {
 
 /// Seconds a request: a column that says so, or a sum over a count.
 fn latency(columns: &[(&Column, Values)], traffic: Option<&Values>) -> Option<Values> {
-    let all = || columns.iter().filter(|(column, _)| kind(column) == Kind::Latency);
+    let all = || {
+        columns
+            .iter()
+            .filter(|(column, _)| kind(column) == Kind::Latency)
+    };
     let part = |column: &Column| metric::part(&column.metric, &column.statistic).0;
     let unit = |column: &Column| metric::seconds_per_unit(&column.metric);
     if let Some((column, values)) = all().find(|(column, _)| part(column) == Part::Whole) {
@@ -235,7 +255,11 @@ fn failures(
     conventions: &Conventions,
     traffic: Option<&Values>,
 ) -> Option<Measure> {
-    let all = || columns.iter().filter(|(column, _)| kind(column) == Kind::Errors);
+    let all = || {
+        columns
+            .iter()
+            .filter(|(column, _)| kind(column) == Kind::Errors)
+    };
     let volume = traffic.map(|values| values.rows.clone());
     let share = |values: Values| Measure {
         kind: Kind::Errors,
@@ -248,7 +272,12 @@ fn failures(
     if let Some((_, values)) = all().find(|(column, _)| metric::is_success(&column.metric)) {
         // A count of successes would need the requests beside it to say what failed.
         let whole = conventions.success_max;
-        if values.rows.iter().flatten().all(|value| *value <= whole * 1.001) {
+        if values
+            .rows
+            .iter()
+            .flatten()
+            .all(|value| *value <= whole * 1.001)
+        {
             return Some(share(values.map(|value| (1.0 - value / whole).max(0.0))));
         }
     }
@@ -263,7 +292,11 @@ fn failures(
         return Some(share(values.clone()));
     }
     Some(Measure {
-        counts: values.rows.iter().flatten().all(|value| value.fract() == 0.0),
+        counts: values
+            .rows
+            .iter()
+            .flatten()
+            .all(|value| value.fract() == 0.0),
         volume: None,
         ..share(values.clone())
     })

@@ -2,11 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{
-    Kind, Ranking,
-    score::Signs,
-    symptom::Effect,
-};
+use super::{Kind, Ranking, score::Signs, symptom::Effect};
 
 /// How many entities are told of.
 const TOLD: usize = 5;
@@ -25,7 +21,10 @@ impl Signs {
                 && explained > 0.5 * effect.cost()
             {
                 let percent = 100.0 * explained / effect.cost();
-                because.push(format!("explained to {percent:.0} % below it, mostly by {}", names[callee]));
+                because.push(format!(
+                    "explained to {percent:.0} % below it, mostly by {}",
+                    names[callee]
+                ));
             }
         }
         if let Some(alerted) = self.alerted.filter(|alerted| *alerted != at)
@@ -33,7 +32,10 @@ impl Signs {
             && effect.cost() > 0.0
         {
             let share = 100.0 * effect.cost() / self.main.effects[alerted].cost();
-            because.push(format!("as much as {share:.0} % of what {} loses", names[alerted]));
+            because.push(format!(
+                "as much as {share:.0} % of what {} loses",
+                names[alerted]
+            ));
         }
         for (kind, symptom, _) in &self.others {
             if symptom.effects[at].belief() > 0.5 {
@@ -42,7 +44,10 @@ impl Signs {
         }
         let moved = &self.moved[at];
         if moved.z > 3.0 {
-            because.push(format!("{} strayed by {:.1} spreads", moved.header, moved.z));
+            because.push(format!(
+                "{} strayed by {:.1} spreads",
+                moved.header, moved.z
+            ));
         }
         if self.load[at].z > 6.0 {
             let percent = 100.0 * self.load[at].relative;
@@ -66,7 +71,12 @@ fn told(kind: Kind, effect: &Effect) -> String {
     );
     if let Some(volume) = effect.volume {
         // Writing to a string cannot fail.
-        write!(text, ", {:.3} in all over {volume:.0} requests", effect.excess).unwrap_or_default();
+        write!(
+            text,
+            ", {:.3} in all over {volume:.0} requests",
+            effect.excess
+        )
+        .unwrap_or_default();
     }
     text
 }
@@ -86,11 +96,16 @@ pub fn ranking_text(ranking: &Ranking) -> String {
             text.push_str(&clean(&format!("         {because}\n")));
         }
     }
-    text.push_str(&format!("   {:>3.0} %  none of these\n", ranking.none * 100.0));
+    text.push_str(&format!(
+        "   {:>3.0} %  none of these\n",
+        ranking.none * 100.0
+    ));
     text
 }
 
 /// Names come from files: no control character reaches a terminal.
 fn clean(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+    line.chars()
+        .map(|c| if c.is_control() && c != '\n' { '?' } else { c })
+        .collect()
 }

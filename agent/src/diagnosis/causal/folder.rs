@@ -128,7 +128,10 @@ pub fn write(case: &Case, dir: &Path) -> Result<(), CaseError> {
             .topology
             .iter()
             .map(|(caller, callee)| format!("{},{}\n", quoted(caller), quoted(callee)));
-        put("topology.csv", format!("caller,callee\n{}", lines.collect::<String>()))?;
+        put(
+            "topology.csv",
+            format!("caller,callee\n{}", lines.collect::<String>()),
+        )?;
     }
     put("alert.json", serde_json::json!(case.alert).to_string())?;
     if let Some(truth) = &case.truth {
@@ -194,7 +197,11 @@ fn rfc3339(text: &str) -> Option<f64> {
 }
 
 fn seconds(time: f64) -> f64 {
-    if time > MILLISECONDS_FROM { time / 1e3 } else { time }
+    if time > MILLISECONDS_FROM {
+        time / 1e3
+    } else {
+        time
+    }
 }
 
 fn topology(path: &Path) -> Result<Vec<(String, String)>, CaseError> {

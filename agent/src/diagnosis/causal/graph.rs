@@ -19,7 +19,9 @@ impl Graph {
         let mut callees = vec![Vec::new(); index.len()];
         let mut known = vec![false; index.len()];
         for (caller, callee) in edges {
-            if let (Some(&from), Some(&to)) = (index.get(caller.as_str()), index.get(callee.as_str())) {
+            if let (Some(&from), Some(&to)) =
+                (index.get(caller.as_str()), index.get(callee.as_str()))
+            {
                 if from != to {
                     callees[from].push(to);
                 }
@@ -99,7 +101,11 @@ impl Graph {
         found.sort_unstable();
         found.dedup();
         let all = self.callees[entity].len();
-        let share = if all == 0 { 0.0 } else { dark as f64 / all as f64 };
+        let share = if all == 0 {
+            0.0
+        } else {
+            dark as f64 / all as f64
+        };
         (found, share)
     }
 }

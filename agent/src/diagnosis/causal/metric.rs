@@ -54,41 +54,140 @@ const WORDS: &[(Kind, &[&str])] = &[
     (
         Kind::Errors,
         &[
-            "availab*", "success*", "error*", "err", "errs", "fail*", "fault*", "exception*", "5xx",
-            "4xx", "timeout*", "abort*", "reject*", "unavailab*", "sli",
+            "availab*",
+            "success*",
+            "error*",
+            "err",
+            "errs",
+            "fail*",
+            "fault*",
+            "exception*",
+            "5xx",
+            "4xx",
+            "timeout*",
+            "abort*",
+            "reject*",
+            "unavailab*",
+            "sli",
         ],
     ),
-    (Kind::Cpu, &["cpu*", "processor*", "load1", "load5", "load15", "loadavg", "steal", "throttl*"]),
+    (
+        Kind::Cpu,
+        &[
+            "cpu*",
+            "processor*",
+            "load1",
+            "load5",
+            "load15",
+            "loadavg",
+            "steal",
+            "throttl*",
+        ],
+    ),
     (
         Kind::Memory,
-        &["mem", "memory*", "rss", "heap*", "swap*", "oom*", "gc", "workingset", "working", "pgmajfault", "pagefault*"],
+        &[
+            "mem",
+            "memory*",
+            "rss",
+            "heap*",
+            "swap*",
+            "oom*",
+            "gc",
+            "workingset",
+            "working",
+            "pgmajfault",
+            "pagefault*",
+        ],
     ),
     (Kind::Disk, &["disk*", "diskio", "io", "iops"]),
     (
         Kind::Latency,
         &[
-            "latenc*", "duration*", "response*", "delay*", "rtt", "rt", "elapsed", "time", "ttfb",
-            "wait*", "lat", "p50", "p90", "p95", "p99", "ms",
-            "seconds", "millis*", "us", "micros*",
+            "latenc*",
+            "duration*",
+            "response*",
+            "delay*",
+            "rtt",
+            "rt",
+            "elapsed",
+            "time",
+            "ttfb",
+            "wait*",
+            "lat",
+            "p50",
+            "p90",
+            "p95",
+            "p99",
+            "ms",
+            "seconds",
+            "millis*",
+            "us",
+            "micros*",
         ],
     ),
     (
         Kind::Disk,
-        &["fs", "filesystem*", "inode*", "read*", "write*", "blk*", "volume", "file*", "storage", "fd", "fds", "handles"],
+        &[
+            "fs",
+            "filesystem*",
+            "inode*",
+            "read*",
+            "write*",
+            "blk*",
+            "volume",
+            "file*",
+            "storage",
+            "fd",
+            "fds",
+            "handles",
+        ],
     ),
     (
         Kind::Network,
         &[
-            "net", "network*", "socket*", "sock*", "tcp", "udp", "conn*", "packet*", "receive*",
-            "transmit*", "rx", "tx", "loss", "drop*", "retrans*", "bandwidth", "bytes",
+            "net",
+            "network*",
+            "socket*",
+            "sock*",
+            "tcp",
+            "udp",
+            "conn*",
+            "packet*",
+            "receive*",
+            "transmit*",
+            "rx",
+            "tx",
+            "loss",
+            "drop*",
+            "retrans*",
+            "bandwidth",
+            "bytes",
         ],
     ),
     (
         Kind::Traffic,
         &[
-            "request*", "req", "reqs", "count", "calls", "call", "throughput", "qps", "rps", "tps",
-            "traffic", "workload*", "load", "ops", "invocation*", "hits", "transactions", "queries",
-            "messages", "visits",
+            "request*",
+            "req",
+            "reqs",
+            "count",
+            "calls",
+            "call",
+            "throughput",
+            "qps",
+            "rps",
+            "tps",
+            "traffic",
+            "workload*",
+            "load",
+            "ops",
+            "invocation*",
+            "hits",
+            "transactions",
+            "queries",
+            "messages",
+            "visits",
         ],
     ),
 ];
@@ -97,8 +196,12 @@ const WORDS: &[(Kind, &[&str])] = &[
 pub fn kind_of(metric: &str) -> Kind {
     let tokens = tokens(metric);
     let matches = |word: &str| {
-        let (stem, open) = word.strip_suffix('*').map_or((word, false), |stem| (stem, true));
-        tokens.iter().any(|token| token == stem || (open && token.starts_with(stem)))
+        let (stem, open) = word
+            .strip_suffix('*')
+            .map_or((word, false), |stem| (stem, true));
+        tokens
+            .iter()
+            .any(|token| token == stem || (open && token.starts_with(stem)))
     };
     WORDS
         .iter()
@@ -113,7 +216,10 @@ pub(super) fn is_success(metric: &str) -> bool {
             && !token.starts_with("unavail")
     };
     let tokens = tokens(metric);
-    tokens.iter().any(good) && !tokens.iter().any(|t| t.starts_with("err") || t.starts_with("fail"))
+    tokens.iter().any(good)
+        && !tokens
+            .iter()
+            .any(|t| t.starts_with("err") || t.starts_with("fail"))
 }
 
 /// Factor to seconds, from a unit in the name.
@@ -147,7 +253,11 @@ pub(super) enum Part {
 /// Which part of a latency a column is, and the metric's name without it.
 pub(super) fn part(metric: &str, statistic: &str) -> (Part, String) {
     let lower = metric.to_ascii_lowercase();
-    for (suffix, part) in [("_sum", Part::Sum), ("_count", Part::Count), ("_bucket", Part::Bucket)] {
+    for (suffix, part) in [
+        ("_sum", Part::Sum),
+        ("_count", Part::Count),
+        ("_bucket", Part::Bucket),
+    ] {
         if let Some(stem) = lower.strip_suffix(suffix) {
             return (part, stem.to_owned());
         }

@@ -15,8 +15,13 @@ use super::{
 const OTHER_SYMPTOM: f64 = 0.35;
 const RESOURCE: f64 = 0.6;
 const LOAD: f64 = 0.25;
+/// What the alerted symptom says when nobody but the alerted entity is measured by it.
+const ALONE: f64 = 0.3;
 /// Weight of "none of these", next to signs that sum to 1 when the alerted symptom is clear.
 const NONE: f64 = 0.15;
+/// How much clearer than its signs the first of a ranking is: such that posteriors are right as often
+/// as they say over made-up cases (`bench cases --synthetic`, `brier`).
+const SHARPNESS: f64 = 2.0;
 /// Trust in an entity that the topology does not have, and in one that the alerted entity cannot
 /// reach by calls.
 const NOT_IN_TOPOLOGY: f64 = 0.5;
@@ -30,7 +35,11 @@ const FALL: f64 = 0.4;
 /// but for what kind of metric a name tells.
 pub fn rank(case: &Case) -> Ranking {
     let names = names(case);
-    let index: BTreeMap<&str, usize> = names.iter().zip(0..).map(|(name, at)| (*name, at)).collect();
+    let index: BTreeMap<&str, usize> = names
+        .iter()
+        .zip(0..)
+        .map(|(name, at)| (*name, at))
+        .collect();
     let graph = Graph::new(&case.topology, &index);
     let entities = entities(case, &index);
     let alerted = index.get(case.alert.entity.as_str()).copied();
@@ -52,7 +61,8 @@ pub fn rank(case: &Case) -> Ranking {
             .then_with(|| far(a).cmp(&far(b)))
             .then_with(|| names[a].cmp(names[b]))
     });
-    let sum: f64 = totals.iter().sum::<f64>() + NONE;
+    let none = NONE.powf(SHARPNESS);
+    let sum: f64 = totals.iter().sum::<f64>() + none;
     Ranking {
         entities: order
             .into_iter()
@@ -63,14 +73,21 @@ pub fn rank(case: &Case) -> Ranking {
                 because: signs.because(at, &names),
             })
             .collect(),
-        none: NONE / sum,
+        none: none / sum,
     }
 }
 
 /// All entities, sorted.
 fn names(case: &Case) -> Vec<&str> {
-    let in_series = case.series.columns.iter().map(|column| column.entity.as_str());
-    let in_topology = case.topology.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]);
+    let in_series = case
+        .series
+        .columns
+        .iter()
+        .map(|column| column.entity.as_str());
+    let in_topology = case
+        .topology
+        .iter()
+        .flat_map(|(a, b)| [a.as_str(), b.as_str()]);
     let mut names: Vec<&str> = in_series
         .chain(in_topology)
         .chain([case.alert.entity.as_str()])
@@ -132,7 +149,9 @@ impl Signs {
         let symptom = |of: &dyn Fn(&Entity) -> Option<&Measure>| {
             let effects = entities
                 .iter()
-                .map(|entity| of(entity).map_or_else(Effect::default, |m| effect(m, window, volume)))
+                .map(|entity| {
+                    of(entity).map_or_else(Effect::default, |m| effect(m, window, volume))
+                })
                 .collect();
             Symptom::explained(effects, graph, alerted)
         };
@@ -147,7 +166,10 @@ impl Signs {
         let alerted_measures: Vec<Option<Measure>> = entities.iter().map(of_alert).collect();
         let effects = alerted_measures
             .iter()
-            .map(|m| m.as_ref().map_or_else(Effect::default, |m| effect(m, window, volume)))
+            .map(|m| {
+                m.as_ref()
+                    .map_or_else(Effect::default, |m| effect(m, window, volume))
+            })
             .collect();
         let main = Symptom::explained(effects, graph, alerted);
         let main_shares = main.shares(trust);
@@ -178,7 +200,12 @@ impl Signs {
             .zip(&load)
             .map(|(entity, load)| most_moved(entity, window, load))
             .collect();
-        let moved_shares = shares(moved.iter().zip(trust).map(|(moved, trust)| moved.z * trust));
+        let moved_shares = shares(
+            moved
+                .iter()
+                .zip(trust)
+                .map(|(moved, trust)| moved.z * trust),
+        );
         let load_own = unexplained_load(&load, graph);
         Self {
             alerted_kind,
@@ -197,6 +224,7 @@ impl Signs {
     fn totals(&self, trust: &[f64]) -> Vec<f64> {
         (0..trust.len())
             .map(|at| self.parts(at).iter().map(|(_, part)| part).sum::<f64>() * trust[at].sqrt())
+            .map(|total: f64| total.powf(SHARPNESS))
             .collect()
     }
 
@@ -204,7 +232,10 @@ impl Signs {
     fn parts(&self, at: usize) -> Vec<(Kind, f64)> {
         let mut parts = vec![(self.alerted_kind, self.main_weight * self.main_shares[at])];
         for (kind, symptom, shares) in &self.others {
-            parts.push((*kind, OTHER_SYMPTOM * shares[at] * symptom.effects[at].belief()));
+            parts.push((
+                *kind,
+                OTHER_SYMPTOM * shares[at] * symptom.effects[at].belief(),
+            ));
         }
         if let Some(kind) = self.moved[at].kind {
             let belief = believed(self.moved[at].z, RESOURCE_HALF);
@@ -217,7 +248,13 @@ impl Signs {
     /// The order of those that no sign speaks for: whoever has more of the alerted symptom.
     fn leaning(&self, at: usize) -> f64 {
         let effect = &self.main.effects[at];
-        effect.cost() + self.others.iter().map(|(_, other, _)| other.effects[at].belief()).sum::<f64>() * 1e-9
+        effect.cost()
+            + self
+                .others
+                .iter()
+                .map(|(_, other, _)| other.effects[at].belief())
+                .sum::<f64>()
+                * 1e-9
     }
 
     /// The family of an entity's cause: a resource of its own that clearly moved, else the sign that
@@ -240,7 +277,13 @@ impl Signs {
 fn main_weight(main: &Symptom) -> f64 {
     let seen = main.effects.iter().filter(|effect| effect.seen).count();
     let belief = main.effects.iter().map(Effect::belief).fold(0.0, f64::max);
-    belief * (seen as f64 / main.effects.len().max(1) as f64 * 3.0).min(1.0)
+    let others = main.effects.len().saturating_sub(1);
+    let seen_elsewhere = if others == 0 {
+        1.0
+    } else {
+        (3.0 * seen.saturating_sub(1) as f64 / others as f64).min(1.0)
+    };
+    belief * (ALONE + (1.0 - ALONE) * seen_elsewhere)
 }
 
 /// What stands for requests that nobody counted: the lower quartile of those that were, as big ones
@@ -254,7 +297,11 @@ fn usual_volume(entities: &[Entity], window: &Window) -> f64 {
         .filter(|centre| *centre > 0.0)
         .collect();
     known.sort_by(f64::total_cmp);
-    if known.is_empty() { 1.0 } else { super::column::quantile(&known, 0.25) }
+    if known.is_empty() {
+        1.0
+    } else {
+        super::column::quantile(&known, 0.25)
+    }
 }
 
 /// The resource that moved most for its own reason: what more requests explain is taken off.
@@ -270,7 +317,11 @@ fn most_moved(entity: &Entity, window: &Window, load: &Effect) -> Moved {
             counts: false,
         };
         let effect = effect(&measure, window, 1.0);
-        let mut z = if effect.z >= 0.0 { effect.z } else { -effect.z * FALL };
+        let mut z = if effect.z >= 0.0 {
+            effect.z
+        } else {
+            -effect.z * FALL
+        };
         if load.z > 3.0 && load.relative > 0.0 && effect.relative > 0.0 {
             z *= 1.0 - (load.relative / effect.relative).min(1.0);
         }
@@ -293,7 +344,8 @@ fn unexplained_load(load: &[Effect], graph: &Graph) -> Vec<f64> {
     let mut own: Vec<f64> = load.iter().map(strength).collect();
     for (caller, effect) in load.iter().enumerate() {
         for &callee in graph.callees(caller) {
-            if strength(effect) >= 0.5 * strength(&load[callee]) && !graph.circular(caller, callee) {
+            if strength(effect) >= 0.5 * strength(&load[callee]) && !graph.circular(caller, callee)
+            {
                 own[callee] = 0.0;
             }
         }

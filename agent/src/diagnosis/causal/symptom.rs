@@ -12,6 +12,11 @@ const HALF_BELIEVED: f64 = 3.0;
 /// Share of an entity's own cost that is left when none of its callees can be seen.
 const DARK_CALLEES: f64 = 0.5;
 
+/// An entity whose requests are not counted is called at least once in so many requests.
+const CALLS_BELIEVED: f64 = 3.0;
+/// Failed share of the requests at which a failing entity is believed half to be the deepest.
+const FAILED_HALF: f64 = 0.05;
+
 /// One symptom at one entity, over the alerted rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Effect {
@@ -27,12 +32,23 @@ pub(super) struct Effect {
     pub relative: f64,
     /// Requests a row, where known.
     pub volume: Option<f64>,
+    /// Whether `per_request` is a share of requests.
+    pub share: bool,
 }
 
 impl Effect {
     /// How far the deviation is believed, 0 to 1.
     pub fn belief(&self) -> f64 {
         believed(self.z, HALF_BELIEVED)
+    }
+
+    /// Where nobody counts requests, an entity that lost far more a request than the alerted one
+    /// cannot be called by each of its requests: it costs as much less.
+    fn fit(&mut self, alerted: &Self) {
+        let most = CALLS_BELIEVED * alerted.excess;
+        if self.volume.is_none() && alerted.volume.is_none() && most > 0.0 && self.excess > most {
+            self.excess = most * most / self.excess;
+        }
     }
 
     /// What the deviation costs, as far as it is believed.
@@ -87,7 +103,9 @@ pub(super) fn effect(measure: &Measure, window: &Window, volume_otherwise: f64) 
         };
     }
     let volume = requests / weights;
-    reference.spread = reference.spread.max(event_noise(measure, reference.centre, volume));
+    reference.spread = reference
+        .spread
+        .max(event_noise(measure, reference.centre, volume));
     let per_request = cost / requests;
     Effect {
         seen: true,
@@ -100,6 +118,7 @@ pub(super) fn effect(measure: &Measure, window: &Window, volume_otherwise: f64) 
             0.0
         },
         volume: measure.volume.is_some().then_some(volume),
+        share: failures && !measure.counts,
     }
 }
 
@@ -138,7 +157,10 @@ pub(super) struct Symptom {
 impl Symptom {
     /// Takes from each entity what its callees lose as well: what is seen at the callee belongs to
     /// the callee. Without a topology everything is taken for a callee of the alerted entity.
-    pub fn explained(effects: Vec<Effect>, graph: &Graph, alerted: Option<usize>) -> Self {
+    pub fn explained(mut effects: Vec<Effect>, graph: &Graph, alerted: Option<usize>) -> Self {
+        if let Some(alerted) = alerted.map(|at| effects[at]) {
+            effects.iter_mut().for_each(|effect| effect.fit(&alerted));
+        }
         let seen: Vec<bool> = effects.iter().map(|effect| effect.seen).collect();
         let mut own = vec![0.0; effects.len()];
         let mut explained_by = vec![None; effects.len()];
@@ -165,8 +187,15 @@ impl Symptom {
                 // Without edges only the largest is believed to be a callee.
                 taken = if blind { most } else { taken + cost };
             }
-            let left = (effect.cost() - taken).max(0.0);
-            own[at] = left * (1.0 - DARK_CALLEES * dark);
+            let cost = effect.cost();
+            // Squared: a callee that is upset by itself is no coincidence, and what is left over is
+            // mostly the noise of both.
+            let left = if cost > 0.0 {
+                (1.0 - taken / cost).max(0.0).powi(2)
+            } else {
+                0.0
+            };
+            own[at] = cost * left * (1.0 - DARK_CALLEES * dark);
             if blind {
                 // A caller has the callee's extra time on top of more time of its own: the one whose
                 // time grew by the largest factor is the deepest.
@@ -187,12 +216,17 @@ impl Symptom {
     }
 }
 
-/// 0 to 1 by the factor of growth; 1 where there is nothing to compare with.
+/// 0 to 1 by the factor of growth, for failures by the failed share.
 fn grown(effect: &Effect) -> f64 {
-    if effect.relative > 0.0 {
-        effect.relative / (1.0 + effect.relative)
+    let (grown, half) = if effect.share {
+        (effect.per_request, FAILED_HALF)
     } else {
-        1.0
+        (effect.relative, 1.0)
+    };
+    if grown > 0.0 {
+        grown / (half + grown)
+    } else {
+        0.0
     }
 }
 

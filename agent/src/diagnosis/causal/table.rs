@@ -18,7 +18,9 @@ pub enum TableError {
         text: String,
     },
     /// A cell is neither a number nor empty.
-    #[error("line {line}, column {column:?}: {text:?} is not a number (leave missing values empty)")]
+    #[error(
+        "line {line}, column {column:?}: {text:?} is not a number (leave missing values empty)"
+    )]
     Cell {
         /// From 1.
         line: usize,
@@ -96,10 +98,12 @@ impl Table {
                 });
             }
             let time = cells[0].trim().parse::<f64>().ok();
-            let time = time.filter(|t| t.is_finite()).ok_or_else(|| TableError::Time {
-                line: number,
-                text: short(&cells[0]),
-            })?;
+            let time = time
+                .filter(|t| t.is_finite())
+                .ok_or_else(|| TableError::Time {
+                    line: number,
+                    text: short(&cells[0]),
+                })?;
             let mut row = vec![None; header.len().saturating_sub(1)];
             for (at, cell) in cells.iter().enumerate().skip(1) {
                 row[at - 1] = value(cell).map_err(|()| TableError::Cell {
@@ -175,7 +179,9 @@ fn parts(header: &str) -> (String, String, String) {
 
 fn value(cell: &str) -> Result<Option<f64>, ()> {
     let cell = cell.trim();
-    if cell.is_empty() || ["null", "none", "na", "n/a", "-"].contains(&cell.to_ascii_lowercase().as_str()) {
+    if cell.is_empty()
+        || ["null", "none", "na", "n/a", "-"].contains(&cell.to_ascii_lowercase().as_str())
+    {
         return Ok(None);
     }
     // An infinite or undefined value is no measurement.
@@ -199,7 +205,11 @@ pub(super) fn quoted(field: &str) -> String {
 pub(super) fn fields(line: &str, number: usize) -> Result<Vec<String>, TableError> {
     let mut fields = vec![String::new()];
     let mut inside = false;
-    let mut chars = line.trim_end_matches('\r').trim_start_matches('\u{feff}').chars().peekable();
+    let mut chars = line
+        .trim_end_matches('\r')
+        .trim_start_matches('\u{feff}')
+        .chars()
+        .peekable();
     while let Some(c) = chars.next() {
         match c {
             '"' if inside && chars.peek() == Some(&'"') => {
