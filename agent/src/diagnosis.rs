@@ -1,20 +1,27 @@
 //! Stage: diagnosis. Rules prune, naive Bayes ranks, and the answer says what it rests on.
 //!
-//! Pure: no clock, no I/O but [`RuleSet::load`], which reads rule files. The same code ranks live
+//! Pure: no clock, no I/O but [`RuleSet::load`], which reads rule files, [`causal::folder`] and
+//! [`history::Store`]. The same code ranks live
 //! evidence, recordings and the cases of `paramedic test rules`.
 //!
 //! - [`rules`]: what a rule file may say, checked with file, line and column;
 //! - [`features`]: readings by name, derived ones included;
 //! - `culprit`: which cgroup stands out;
 //! - `bayes`: weights of evidence, posteriors, caps and the verdict;
+//! - [`causal`]: another strategy, for entities of a system: series, a call graph and one alert;
+//! - [`history`]: what verified outcomes teach the priors;
+//! - [`gateway`]: A decides, B shadows;
 //! - [`cases`]: evidence in, ranking out, for testing rules;
 //! - [`explain`]: the same for people.
 
 mod bayes;
 pub mod cases;
+pub mod causal;
 mod culprit;
 mod explain;
 pub mod features;
+pub mod gateway;
+pub mod history;
 pub mod rules;
 
 #[cfg(test)]
@@ -45,6 +52,9 @@ pub struct DiagnosisConfig {
     /// Whether a decisive reading may be partial (its weight lowered, the posterior capped). When
     /// false, as shipped, a partial decisive reading makes the diagnosis inconclusive.
     pub decisive_may_be_partial: bool,
+    /// Milliseconds that the shadow strategy may take; its answer is recorded, never acted upon.
+    /// 0 = no shadow; at most 5,000.
+    pub shadow_deadline_ms: u64,
 }
 
 impl Default for DiagnosisConfig {
@@ -56,6 +66,7 @@ impl Default for DiagnosisConfig {
             partial_cap: 0.9,
             posterior_cap: 0.99,
             decisive_may_be_partial: false,
+            shadow_deadline_ms: 200,
         }
     }
 }
@@ -70,12 +81,17 @@ impl DiagnosisConfig {
             ("partial_cap", self.partial_cap, 0.5, 1.0),
             ("posterior_cap", self.posterior_cap, 0.5, 1.0),
         ];
+        let slow = self.shadow_deadline_ms > 5000;
+        let deadline = self.shadow_deadline_ms;
+        let too_slow = slow
+            .then(|| format!("diagnosis.shadow_deadline_ms is {deadline}, not within 0 to 5000"));
         bounds
             .iter()
             .filter(|(_, value, low, high)| !(low..=high).contains(&value))
             .map(|(name, value, low, high)| {
                 format!("diagnosis.{name} is {value}, not within {low} to {high}")
             })
+            .chain(too_slow)
             .collect()
     }
 }

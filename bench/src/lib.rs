@@ -1,7 +1,10 @@
 //! Benchmarks of Paramedic against its limits and its peers.
 
+pub mod cases;
+pub mod diagnosis;
 pub mod intake;
 pub mod journal;
+pub mod petshop;
 pub mod probes;
 
 /// Median; 0 of nothing.

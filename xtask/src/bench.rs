@@ -15,6 +15,12 @@ pub enum What {
     Probes,
     /// The durable intake beside a handler that only parses and a webhook that runs scripts
     Intake,
+    /// Time and allocations of a diagnosis by the number of rules
+    Diagnosis,
+    /// How often the cause is named, over case folders: `--data DIR`, or `--synthetic COUNT`
+    Cases,
+    /// The same over the PetShop dataset: `--data DIR [--issues train]`
+    Petshop,
 }
 
 impl What {
@@ -23,6 +29,17 @@ impl What {
             Self::Journal => "bench-journal",
             Self::Probes => "bench-probes",
             Self::Intake => "bench-intake",
+            Self::Diagnosis | Self::Cases | Self::Petshop => "bench-diagnosis",
+        }
+    }
+
+    /// The program's subcommand, where it has some.
+    fn subcommand(self) -> Option<&'static str> {
+        match self {
+            Self::Journal | Self::Probes | Self::Intake => None,
+            Self::Diagnosis => Some("diagnosis"),
+            Self::Cases => Some("cases"),
+            Self::Petshop => Some("petshop"),
         }
     }
 }
@@ -42,13 +59,14 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
             // The agent whose idle cost is measured.
             build.args(["--package", "paramedic", "--bin", "paramedic"]);
         }
-        What::Intake => {}
+        What::Intake | What::Diagnosis | What::Cases | What::Petshop => {}
     }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);
     let program = target.join("measure").join(what.program());
     let status = std::process::Command::new(&program)
+        .args(what.subcommand())
         .args(args)
         .current_dir(sh::root())
         .status()

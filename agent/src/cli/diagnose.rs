@@ -1,15 +1,20 @@
-//! `paramedic diagnose`: one diagnosis of this host now, with nothing recorded and nothing done.
+//! `paramedic diagnose`: one diagnosis of this host now, or of a case folder, with nothing recorded and
+//! nothing done.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use jiff::Timestamp;
 
 use super::EXIT_OK;
 use crate::{
     app::{AppError, load_rules},
     config::Config,
-    diagnosis::{self, explain},
+    diagnosis::{self, causal, explain},
     evidence::{Recorder, probes::Probes},
     incident::{Alert, AlertStatus, Fingerprint, Source},
 };
@@ -23,6 +28,9 @@ pub struct Args {
     /// Seconds to watch before the diagnosis
     #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
+    /// A case folder (docs/cases.md) instead of this host: ranks its entities
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["config", "seconds"])]
+    replay: Option<PathBuf>,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -30,6 +38,9 @@ pub struct Args {
 
 /// Watches this host and prints the ranked answer.
 pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
+    if let Some(path) = &args.replay {
+        return replay(path, args.json);
+    }
     let config = match &args.config {
         Some(file) => Config::load(file)?,
         None => Config::shipped(),
@@ -57,6 +68,26 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
         for gap in evidence.coverage.iter().filter(|source| !source.complete) {
             println!("  {}: {}", gap.source, gap.note);
         }
+    }
+    Ok(EXIT_OK)
+}
+
+/// Ranks the entities of a case folder.
+fn replay(path: &Path, json: bool) -> anyhow::Result<u8> {
+    if !path.is_dir() {
+        bail!(
+            "{} is not a case folder: docs/cases.md says what is in one",
+            path.display()
+        );
+    }
+    let case = causal::read(path)?;
+    let ranking = causal::rank(&case);
+    if json {
+        let alert = &case.alert;
+        let out = serde_json::json!({ "case": case.name, "alert": alert, "ranking": ranking });
+        println!("{}", serde_json::to_string_pretty(&out)?);
+    } else {
+        print!("{}", causal::ranking_text(&ranking));
     }
     Ok(EXIT_OK)
 }

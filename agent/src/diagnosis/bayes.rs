@@ -5,17 +5,22 @@
 //! 0 for a missing one: missing is not absent. A softmax over all candidates and `none` gives
 //! posteriors that sum to 1. Features of one group count once (strongest for, strongest against), as
 //! they are one symptom. Then caps: what they take away goes to `none`.
+//!
+//! Ranking works on numbers alone and allocates nothing per feature; words are made for the three that
+//! are reported.
 
 use std::f64::consts::LN_2;
 
 use crate::incident::{
-    Alert, CgroupId, Culprit, Diagnosis, Evidence, Hypothesis, Quality, Source, Verdict,
+    Alert, CgroupId, Culprit, Diagnosis, Evidence, Hypothesis, Quality, Reading, Source, Verdict,
     WeighedFeature,
 };
 
 use super::{
-    DiagnosisConfig, RuleSet, culprit, features,
-    rules::{Feature, Rule, Selector},
+    DiagnosisConfig, RuleSet,
+    culprit::Leader,
+    features::Readings,
+    rules::{FEATURES_MAX, Feature, Rule, Selector},
 };
 
 /// How many hypotheses are reported.
@@ -30,20 +35,22 @@ pub fn diagnose(
     evidence: &Evidence,
     config: &DiagnosisConfig,
 ) -> Diagnosis {
+    let mut readings = Readings::new(evidence);
     let mut excluded = Vec::new();
-    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(rules.rules().len());
     for rule in rules.rules() {
         if !rule.applies.to(alert, source) {
             continue;
         }
-        match exclusion(rule, evidence) {
+        let culprit = Chosen::of(rule, &mut readings);
+        match exclusion(rule, culprit.id(), &mut readings) {
             Some(because) => excluded.push((rule.id.clone(), because)),
-            None => candidates.push(Candidate::weigh(rule, evidence, config)),
+            None => candidates.push(Candidate::weigh(rule, culprit, &mut readings, config)),
         }
     }
     let unknown = softmax(&mut candidates, config.unknown_prior);
     // Equal posteriors: by id, so that the same evidence has the same answer everywhere.
-    candidates.sort_by(|a, b| {
+    candidates.sort_unstable_by(|a, b| {
         b.posterior
             .total_cmp(&a.posterior)
             .then_with(|| a.rule.id.cmp(&b.rule.id))
@@ -53,13 +60,15 @@ pub fn diagnose(
         .map(|candidate| candidate.cap(config))
         .sum();
     let unknown = (unknown + taken).min(1.0);
-    let verdict = verdict(&candidates, unknown, config);
+    // Words only for those that are reported.
+    candidates.truncate(TOP);
+    let top: Vec<Hypothesis> = candidates
+        .iter()
+        .map(|candidate| candidate.report(&mut readings, config))
+        .collect();
+    let verdict = verdict(&candidates, &top, unknown, config);
     Diagnosis {
-        top: candidates
-            .into_iter()
-            .take(TOP)
-            .map(Candidate::report)
-            .collect(),
+        top,
         unknown,
         excluded,
         verdict,
@@ -69,197 +78,260 @@ pub fn diagnose(
 
 /// Why evidence rules a hypothesis out. Only complete readings may: an incomplete window proves no
 /// absence.
-fn exclusion(rule: &Rule, evidence: &Evidence) -> Option<String> {
-    let found = culprit_of(rule, evidence).and_then(Result::ok);
-    let culprit = found.map(|(culprit, _)| culprit.cgroup);
+fn exclusion<'a>(
+    rule: &'a Rule,
+    culprit: Option<CgroupId>,
+    readings: &mut Readings<'a>,
+) -> Option<String> {
     rule.exclude.iter().find_map(|exclusion| {
-        let reading = features::lookup(evidence, culprit, &exclusion.test.reading)?;
+        let reading = readings.get(culprit, &exclusion.test.reading)?;
         let whole = reading.quality == Quality::Good;
         (whole && exclusion.test.holds(reading.value))
             .then(|| format!("{} ({:.3})", exclusion.because, reading.value))
     })
 }
 
-/// The selected culprit with a note on how it was found, or why there is none.
-fn culprit_of(rule: &Rule, evidence: &Evidence) -> Option<Result<(Culprit, String), String>> {
-    let Selector { by, min_share, .. } = rule.culprit.as_ref()?;
-    let Some(leader) = culprit::leader(evidence, by) else {
-        return Some(Err(format!("no cgroup's {by} is known: no culprit")));
-    };
-    let percent = leader.share * 100.0;
-    if leader.share < *min_share {
-        return Some(Err(format!(
-            "no cgroup stands out by {by}: the largest, {}, has {percent:.0} % of it, under {:.0} %",
-            leader.facts.path,
-            min_share * 100.0
-        )));
-    }
-    let culprit = Culprit {
-        cgroup: leader.facts.id,
-        path: leader.facts.path.clone(),
-        chosen_by: by.clone(),
-        value: leader.reading.value,
-    };
-    let note = format!("{} has {percent:.0} % of all {by}", culprit.path);
-    Some(Ok((culprit, note)))
+/// Whom the rule's selector found.
+#[derive(Clone, Copy)]
+enum Chosen<'a> {
+    /// The rule names no culprit.
+    NotAsked,
+    /// Nobody's reading is known.
+    Unknown(&'a Selector),
+    /// The largest has too little.
+    NobodyStandsOut(&'a Selector, Leader<'a>),
+    /// This one.
+    One(&'a Selector, Leader<'a>),
 }
 
+impl<'a> Chosen<'a> {
+    fn of(rule: &'a Rule, readings: &mut Readings<'a>) -> Self {
+        let Some(selector) = &rule.culprit else {
+            return Self::NotAsked;
+        };
+        match readings.leader(&selector.by) {
+            None => Self::Unknown(selector),
+            Some(leader) if leader.share < selector.min_share => {
+                Self::NobodyStandsOut(selector, leader)
+            }
+            Some(leader) => Self::One(selector, leader),
+        }
+    }
+
+    fn id(self) -> Option<CgroupId> {
+        match self {
+            Self::One(_, leader) => Some(leader.facts.id),
+            _ => None,
+        }
+    }
+
+    fn culprit(self) -> Option<Culprit> {
+        let Self::One(selector, leader) = self else {
+            return None;
+        };
+        Some(Culprit {
+            cgroup: leader.facts.id,
+            path: leader.facts.path.clone(),
+            chosen_by: selector.by.clone(),
+            value: leader.reading.value,
+        })
+    }
+
+    /// How it was found, or why there is none.
+    fn note(self) -> Option<String> {
+        Some(match self {
+            Self::NotAsked => return None,
+            Self::Unknown(selector) => format!("no cgroup's {} is known: no culprit", selector.by),
+            Self::NobodyStandsOut(Selector { by, min_share, .. }, leader) => {
+                let percent = leader.share * 100.0;
+                format!(
+                    "no cgroup stands out by {by}: the largest, {}, has {percent:.0} % of it, under {:.0} %",
+                    leader.facts.path,
+                    min_share * 100.0
+                )
+            }
+            Self::One(selector, leader) => {
+                let percent = leader.share * 100.0;
+                format!(
+                    "{} has {percent:.0} % of all {}",
+                    leader.facts.path, selector.by
+                )
+            }
+        })
+    }
+}
+
+/// One hypothesis while they are ranked: numbers only, nothing allocated.
 struct Candidate<'a> {
     rule: &'a Rule,
-    culprit: Option<Culprit>,
-    weighed: Vec<WeighedFeature>,
-    notes: Vec<String>,
+    culprit: Chosen<'a>,
     /// Natural logarithm of prior times all likelihood ratios.
     score: f64,
     prior: f64,
     posterior: f64,
+    /// Whether it rests on partial readings.
+    partial: bool,
+    /// The posterior before it was capped, if it was.
+    capped_from: Option<f64>,
 }
 
+/// Bits of each feature of a rule, in the rule's order.
+type Bits = [f64; FEATURES_MAX];
+
 impl<'a> Candidate<'a> {
-    fn weigh(rule: &'a Rule, evidence: &Evidence, config: &DiagnosisConfig) -> Self {
-        let mut notes = Vec::new();
-        let culprit = match culprit_of(rule, evidence) {
-            Some(Ok((culprit, note))) => {
-                notes.push(note);
-                Some(culprit)
-            }
-            Some(Err(note)) => {
-                notes.push(note);
-                None
-            }
-            None => None,
-        };
-        let id = culprit.as_ref().map(|culprit| culprit.cgroup);
-        let mut weighed: Vec<WeighedFeature> = rule
-            .features
-            .iter()
-            .map(|feature| weigh(feature, evidence, id, config))
-            .collect();
-        let dropped = count_groups_once(&rule.features, &mut weighed);
-        if !dropped.is_empty() {
-            notes.push(format!(
-                "not counted again (same symptom): {}",
-                dropped.join(", ")
-            ));
+    fn weigh(
+        rule: &'a Rule,
+        culprit: Chosen<'a>,
+        readings: &mut Readings<'a>,
+        config: &DiagnosisConfig,
+    ) -> Self {
+        let mut bits: Bits = [0.0; FEATURES_MAX];
+        let mut partial_at = [false; FEATURES_MAX];
+        for (at, feature) in rule.features.iter().enumerate().take(FEATURES_MAX) {
+            let reading = readings.get(culprit.id(), &feature.test.reading);
+            bits[at] = weight(feature, reading, config);
+            partial_at[at] = reading.is_some_and(|reading| reading.quality == Quality::Partial);
         }
-        let bits: f64 = weighed.iter().map(|feature| feature.bits).sum();
-        weighed.sort_by(|a, b| {
-            b.bits
-                .abs()
-                .total_cmp(&a.bits.abs())
-                .then_with(|| a.id.cmp(&b.id))
-        });
+        count_groups_once(&rule.features, &mut bits, |_| {});
+        let rests_on_partial = |(at, feature): (usize, &Feature)| {
+            partial_at[at] && (bits[at] > 0.0 || feature.decisive)
+        };
+        let sum: f64 = bits.iter().sum();
         Self {
             rule,
             culprit,
-            weighed,
-            notes,
-            score: rule.prior.ln() + bits * LN_2,
+            score: rule.prior.ln() + sum * LN_2,
             prior: rule.prior,
             posterior: 0.0,
+            partial: rule
+                .features
+                .iter()
+                .enumerate()
+                .take(FEATURES_MAX)
+                .any(rests_on_partial),
+            capped_from: None,
+        }
+    }
+
+    /// The most that its evidence can bear, and why.
+    fn bearable(&self, config: &DiagnosisConfig) -> (f64, &'static str) {
+        if self.partial && config.partial_cap < config.posterior_cap {
+            (config.partial_cap, "it rests on partial readings")
+        } else {
+            (config.posterior_cap, "no rule is always right")
         }
     }
 
     /// Lowers the posterior to what its evidence can bear; returns what was taken away.
     fn cap(&mut self, config: &DiagnosisConfig) -> f64 {
-        let partial = self
-            .weighed
-            .iter()
-            .any(|f| f.quality == Some(Quality::Partial) && (f.bits > 0.0 || f.decisive));
-        let (cap, why) = if partial && config.partial_cap < config.posterior_cap {
-            (config.partial_cap, "it rests on partial readings")
-        } else {
-            (config.posterior_cap, "no rule is always right")
-        };
+        let (cap, _) = self.bearable(config);
         let before = self.posterior;
         if before <= cap {
             return 0.0;
         }
         self.posterior = cap;
-        self.notes.push(format!(
-            "posterior capped at {cap} (from {before:.4}): {why}"
-        ));
+        self.capped_from = Some(before);
         before - cap
     }
 
-    fn report(self) -> Hypothesis {
+    fn report(&self, readings: &mut Readings<'a>, config: &DiagnosisConfig) -> Hypothesis {
+        let mut notes: Vec<String> = self.culprit.note().into_iter().collect();
+        let mut features: Vec<WeighedFeature> = Vec::with_capacity(self.rule.features.len());
+        let mut bits: Bits = [0.0; FEATURES_MAX];
+        for (at, feature) in self.rule.features.iter().enumerate().take(FEATURES_MAX) {
+            let reading = readings.get(self.culprit.id(), &feature.test.reading);
+            bits[at] = weight(feature, reading, config);
+            features.push(weighed(feature, reading));
+        }
+        let mut dropped: Vec<&str> = Vec::new();
+        count_groups_once(&self.rule.features, &mut bits, |at| {
+            dropped.push(&self.rule.features[at].id);
+        });
+        if !dropped.is_empty() {
+            let again = dropped.join(", ");
+            notes.push(format!("not counted again (same symptom): {again}"));
+        }
+        for (feature, bits) in features.iter_mut().zip(bits) {
+            feature.bits = bits;
+        }
+        features.sort_by(|a, b| {
+            b.bits
+                .abs()
+                .total_cmp(&a.bits.abs())
+                .then_with(|| a.id.cmp(&b.id))
+        });
+        if let Some(before) = self.capped_from {
+            let (cap, why) = self.bearable(config);
+            notes.push(format!(
+                "posterior capped at {cap} (from {before:.4}): {why}"
+            ));
+        }
         Hypothesis {
             id: self.rule.id.clone(),
             title: self.rule.title.clone(),
             posterior: self.posterior,
             prior: self.prior,
-            culprit: self.culprit,
-            features: self.weighed,
-            notes: self.notes,
+            culprit: self.culprit.culprit(),
+            features,
+            notes,
             recovery: self.rule.recovery.clone(),
             remedies: self.rule.remedies.clone(),
         }
     }
-
-    fn decisive(&self) -> impl Iterator<Item = &WeighedFeature> {
-        self.weighed.iter().filter(|feature| feature.decisive)
-    }
 }
 
-fn weigh(
-    feature: &Feature,
-    evidence: &Evidence,
-    culprit: Option<CgroupId>,
-    config: &DiagnosisConfig,
-) -> WeighedFeature {
-    let reading = features::lookup(evidence, culprit, &feature.test.reading);
-    let held = reading.map(|reading| feature.test.holds(reading.value));
-    let trust = match reading.map(|reading| reading.quality) {
-        Some(Quality::Good) => 1.0,
-        Some(Quality::Partial) => config.partial_weight,
-        None => 0.0,
+/// Bits of evidence of one feature; 0 when its reading is missing.
+fn weight(feature: &Feature, reading: Option<Reading>, config: &DiagnosisConfig) -> f64 {
+    let Some(reading) = reading else { return 0.0 };
+    let trust = match reading.quality {
+        Quality::Good => 1.0,
+        Quality::Partial => config.partial_weight,
     };
-    let ratio = if held == Some(true) {
+    let ratio = if feature.test.holds(reading.value) {
         feature.given_cause / feature.otherwise
     } else {
         (1.0 - feature.given_cause) / (1.0 - feature.otherwise)
     };
+    if trust > 0.0 {
+        trust * ratio.log2()
+    } else {
+        0.0
+    }
+}
+
+fn weighed(feature: &Feature, reading: Option<Reading>) -> WeighedFeature {
     WeighedFeature {
         id: feature.id.clone(),
         says: feature.says.clone(),
         test: feature.test.clone(),
         value: reading.map(|reading| reading.value),
-        held,
+        held: reading.map(|reading| feature.test.holds(reading.value)),
         quality: reading.map(|reading| reading.quality),
-        // `held` is unknown when missing, and then trust is zero.
-        bits: if trust > 0.0 {
-            trust * ratio.log2()
-        } else {
-            0.0
-        },
+        bits: 0.0,
         decisive: feature.decisive,
     }
 }
 
-/// Leaves of each group the strongest weight for and the strongest against; the ids of the others,
-/// whose weight is now zero.
-fn count_groups_once(features: &[Feature], weighed: &mut [WeighedFeature]) -> Vec<String> {
-    let mut dropped = Vec::new();
-    for i in 0..features.len() {
-        let Some(group) = &features[i].group else {
+/// Leaves of each group the strongest weight for and the strongest against, and tells which others
+/// were dropped.
+fn count_groups_once(features: &[Feature], bits: &mut Bits, mut dropped: impl FnMut(usize)) {
+    let all = *bits;
+    let features = &features[..features.len().min(FEATURES_MAX)];
+    for (i, feature) in features.iter().enumerate() {
+        let Some(group) = feature.group.as_deref().filter(|_| all[i] != 0.0) else {
             continue;
         };
-        let bits = weighed[i].bits;
         // An earlier one of equal weight wins.
-        let outdone = (0..features.len()).any(|j| {
-            let same = j != i && features[j].group.as_ref() == Some(group);
-            let (mine, other) = (bits, weighed[j].bits);
-            let stronger = other.abs() > mine.abs() || (other.abs() >= mine.abs() && j < i);
-            same && mine * other > 0.0 && stronger
+        let outdone = features.iter().enumerate().any(|(j, other)| {
+            let (mine, theirs) = (all[i], all[j]);
+            let stronger = theirs.abs() > mine.abs() || (theirs.abs() >= mine.abs() && j < i);
+            j != i && mine * theirs > 0.0 && stronger && other.group.as_deref() == Some(group)
         });
-        if bits != 0.0 && outdone {
-            dropped.push(i);
+        if outdone {
+            bits[i] = 0.0;
+            dropped(i);
         }
     }
-    for &i in &dropped {
-        weighed[i].bits = 0.0;
-    }
-    dropped.iter().map(|&i| features[i].id.clone()).collect()
 }
 
 /// Sets priors and posteriors among the candidates and `none`; returns `none`'s posterior.
@@ -280,13 +352,18 @@ fn softmax(candidates: &mut [Candidate<'_>], unknown_prior: f64) -> f64 {
 }
 
 /// Whether the first of the ranking may be acted upon. The most useful reason comes first.
-fn verdict(candidates: &[Candidate<'_>], unknown: f64, config: &DiagnosisConfig) -> Verdict {
-    let Some(top) = candidates.first() else {
+fn verdict(
+    candidates: &[Candidate<'_>],
+    reported: &[Hypothesis],
+    unknown: f64,
+    config: &DiagnosisConfig,
+) -> Verdict {
+    let (Some(top), Some(told)) = (candidates.first(), reported.first()) else {
         return Verdict::Inconclusive("no rule applies to this alert and evidence".to_owned());
     };
     let names = |wanted: &dyn Fn(&WeighedFeature) -> bool| {
-        let found: Vec<&str> = top
-            .decisive()
+        let decisive = told.features.iter().filter(|feature| feature.decisive);
+        let found: Vec<&str> = decisive
             .filter(|f| wanted(f))
             .map(|f| f.test.reading.as_str())
             .collect();
@@ -305,7 +382,7 @@ fn verdict(candidates: &[Candidate<'_>], unknown: f64, config: &DiagnosisConfig)
         format!("decisive evidence speaks against {id}: {failed}")
     } else if !partial.is_empty() && !config.decisive_may_be_partial {
         format!("decisive evidence for {id} is partial: {partial}")
-    } else if top.culprit.is_none() && top.rule.culprit.as_ref().is_some_and(|c| c.required) {
+    } else if told.culprit.is_none() && top.rule.culprit.as_ref().is_some_and(|c| c.required) {
         format!("{id} needs a culprit, and no cgroup stands out")
     } else if posterior < config.act_threshold {
         let bar = config.act_threshold;

@@ -2,7 +2,10 @@
 
 use crate::incident::{CgroupFacts, Evidence, Reading};
 
+use super::features;
+
 /// The leaf with the most of something.
+#[derive(Clone, Copy)]
 pub(super) struct Leader<'a> {
     pub facts: &'a CgroupFacts,
     pub reading: Reading,
@@ -14,19 +17,18 @@ pub(super) struct Leader<'a> {
 /// Only leaves compete: they alone hold processes, and a parent's figure contains its children's.
 /// Equal values go to the path that sorts first.
 pub(super) fn leader<'a>(evidence: &'a Evidence, reading: &str) -> Option<Leader<'a>> {
-    let leaves: Vec<(&CgroupFacts, Reading)> = evidence
-        .cgroups
-        .iter()
-        .filter(|facts| facts.leaf)
-        .filter_map(|facts| Some((facts, *facts.readings.get(reading)?)))
-        .filter(|(_, reading)| reading.value.is_finite() && reading.value >= 0.0)
-        .collect();
-    let (facts, top) = *leaves.iter().max_by(|(a, x), (b, y)| {
+    let leaves = || {
+        let leaves = evidence.cgroups.iter().filter(|facts| facts.leaf);
+        leaves
+            .filter_map(|facts| Some((facts, features::of_facts(evidence, facts, reading)?)))
+            .filter(|(_, reading)| reading.value.is_finite() && reading.value >= 0.0)
+    };
+    let (facts, top) = leaves().max_by(|(a, x), (b, y)| {
         x.value
             .total_cmp(&y.value)
             .then_with(|| b.path.cmp(&a.path))
     })?;
-    let sum: f64 = leaves.iter().map(|(_, reading)| reading.value).sum();
+    let sum: f64 = leaves().map(|(_, reading)| reading.value).sum();
     // What the node as a whole has seen counts too: work in cgroups that are no leaves, or not in
     // the evidence, must not make the largest of the others look guilty.
     let whole = sum.max(of_host(evidence, reading).unwrap_or(0.0));

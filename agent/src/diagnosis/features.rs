@@ -5,11 +5,16 @@
 //! - `host.forks_per_cpu_s`, `host.execs_per_cpu_s`, and the same of `culprit.`: per second and CPU;
 //! - `culprit.mem.exhausts_in_s`: seconds until the node's available memory is gone at the
 //!   culprit's growth; [`NEVER_S`] when it does not grow;
+//! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
+//! - `culprit.syscall.NAME.{per_s,errors_per_s,p99_s,busy}`: calls of one syscall, while the pair counts;
+//!   `busy` is the seconds spent in it by all its tasks together, a second;
 //! - `top_share.READING` (any reading of cgroups): share of the largest leaf in the whole, 0 to 1.
+
+use std::collections::HashMap;
 
 use crate::incident::{CgroupFacts, CgroupId, Evidence, Quality, Reading, Series};
 
-use super::culprit;
+use super::culprit::{self, Leader};
 
 /// What `culprit.mem.exhausts_in_s` says of memory that does not grow: 31 years.
 pub const NEVER_S: f64 = 1e9;
@@ -40,6 +45,56 @@ const HOST: &[&str] = &[
     "forks_per_s",
     "execs_per_s",
     "procs",
+    // From the probes and readers of the network, the block layer and the node's tables. Where a
+    // source is not there the reading is missing, which says nothing.
+    "cpu.softirq",
+    "cpu.irq",
+    "psi.irq.full",
+    "runq.p99_s",
+    "mem.allocation_stalls_per_s",
+    "mem.refaults_per_s",
+    "swap.in_pages_per_s",
+    "swap.out_pages_per_s",
+    "disk.errors_per_s",
+    "disk.iops",
+    "fs.readonly",
+    "files.used",
+    "tasks.used",
+    "tasks.blocked",
+    "procs.zombie",
+    "conntrack.used",
+    "ports.used",
+    "net.drops_per_s",
+    "net.errors_per_s",
+    "net.listen_drops_per_s",
+    "net.listen_overflows_per_s",
+    "net.no_route_per_s",
+    "tcp.retransmits_per_s",
+    "tcp.retransmit_share",
+    "tcp.resets_sent_per_s",
+    "tcp.resets_received_per_s",
+    "tcp.connects_per_s",
+    "tcp.accepts_per_s",
+    "tcp.connect_failures_per_s",
+    "tcp.timeouts_per_s",
+    "tcp.backlog_drops_per_s",
+    "tcp.aborts_on_memory_per_s",
+    "tcp.memory_pressures_per_s",
+    "tcp.segments_out_per_s",
+    "tcp.sockets",
+    "tcp.time_wait",
+    "tcp.orphans",
+    "udp.buffer_errors_per_s",
+    "raid.arrays",
+    "raid.disks_missing",
+    "raid.inactive",
+    "thermal.celsius",
+    "thermal.of_critical",
+    "time.unsynchronized",
+    "time.max_error_s",
+    "entropy.bits",
+    "kernel.errors_per_s",
+    "units.failed",
 ];
 
 /// Readings of a cgroup, without `culprit.` or `top_share.`.
@@ -64,12 +119,37 @@ const CGROUP: &[&str] = &[
     "execs_per_s",
     "exits_per_s",
     "syscall.errors_per_s",
+    "mem.of_limit",
+    "mem.limit_hits_per_s",
+    "mem.major_faults_per_s",
+    "mem.reclaim_per_s",
+    "swap.bytes",
+    "pids.of_limit",
+    "threads",
+    "threads.growth_per_s",
+    "fds",
+    "fds.of_limit",
+    "fds.growth_per_s",
+    "runq.p99_s",
+    "blocked.share",
+    "blocked.uninterruptible",
+    "disk.await_s",
+    "signals.fatal_per_s",
+    "exits.failed_per_s",
+    "tcp.retransmits_per_s",
+    "tcp.resets_per_s",
+    "tcp.connects_per_s",
+    "tcp.connect_failures_per_s",
 ];
+
+/// What is known of one syscall of a cgroup: `syscall.NAME.` and one of these.
+const SYSCALL: &[&str] = &["per_s", "errors_per_s", "p99_s", "busy"];
 
 const PER_CPU: &[(&str, &str)] = &[
     ("forks_per_cpu_s", "forks_per_s"),
     ("execs_per_cpu_s", "execs_per_s"),
 ];
+const RETRANSMIT_SHARE: &str = "tcp.retransmit_share";
 const EXHAUSTS: &str = "mem.exhausts_in_s";
 const BYSTANDERS: &[(&str, &str)] = &[
     ("psi.cpu", "cpu.psi"),
@@ -98,8 +178,9 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
     let per_cpu = || PER_CPU.iter().any(|(name, _)| *name == rest);
     match head {
         "host" => (HOST.contains(&rest) || per_cpu()).then_some(Scope::Host(rest)),
-        "culprit" => (CGROUP.contains(&rest) || rest == EXHAUSTS || per_cpu())
-            .then_some(Scope::Culprit(rest)),
+        "culprit" => {
+            (is_of_cgroup(rest) || rest == EXHAUSTS || per_cpu()).then_some(Scope::Culprit(rest))
+        }
         "bystanders" => BYSTANDERS
             .iter()
             .find(|(name, _)| *name == rest)
@@ -112,7 +193,15 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
 
 /// Whether cgroups have a reading of this name.
 pub fn is_of_cgroup(reading: &str) -> bool {
-    CGROUP.contains(&reading)
+    CGROUP.contains(&reading) || of_syscall(reading).is_some()
+}
+
+/// `(NAME, figure)` of `syscall.NAME.FIGURE`.
+fn of_syscall(reading: &str) -> Option<(&str, &str)> {
+    let (name, figure) = reading.strip_prefix("syscall.")?.rsplit_once('.')?;
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let fits = !name.is_empty() && name.bytes().all(word) && SYSCALL.contains(&figure);
+    fits.then_some((name, figure))
 }
 
 /// All known names that resemble `reading`, for messages: those that end alike.
@@ -146,6 +235,54 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// The readings of one diagnosis, each looked up once however many rules ask for it.
+pub(super) struct Readings<'a> {
+    evidence: &'a Evidence,
+    found: HashMap<(Option<CgroupId>, &'a str), Option<Reading>>,
+    leaders: HashMap<&'a str, Option<Leader<'a>>>,
+}
+
+impl<'a> Readings<'a> {
+    /// Of this evidence. Room for what a large catalogue asks for is taken once, here.
+    pub(super) fn new(evidence: &'a Evidence) -> Self {
+        Self {
+            evidence,
+            found: HashMap::with_capacity(512),
+            leaders: HashMap::with_capacity(64),
+        }
+    }
+
+    /// As [`lookup`].
+    pub(super) fn get(&mut self, culprit: Option<CgroupId>, reading: &'a str) -> Option<Reading> {
+        // Only these depend on the culprit.
+        let culprit = culprit
+            .filter(|_| reading.starts_with("culprit.") || reading.starts_with("bystanders."));
+        if let Some(found) = self.found.get(&(culprit, reading)) {
+            return *found;
+        }
+        let found = match reading.strip_prefix("top_share.") {
+            Some(of_cgroup) if is_of_cgroup(of_cgroup) => {
+                self.leader(of_cgroup).map(|leader| Reading {
+                    value: leader.share,
+                    quality: leader.reading.quality,
+                })
+            }
+            _ => lookup(self.evidence, culprit, reading),
+        };
+        self.found.insert((culprit, reading), found);
+        found
+    }
+
+    /// Who has most of something.
+    pub(super) fn leader(&mut self, reading: &'a str) -> Option<Leader<'a>> {
+        let evidence = self.evidence;
+        *self
+            .leaders
+            .entry(reading)
+            .or_insert_with(|| culprit::leader(evidence, reading))
+    }
+}
+
 /// One reading by its full name. `None` when it was not had, when there is no such reading, or when
 /// it is not a finite number: missing is not zero.
 pub fn lookup(evidence: &Evidence, culprit: Option<CgroupId>, reading: &str) -> Option<Reading> {
@@ -166,7 +303,18 @@ fn host(evidence: &Evidence, name: &str) -> Option<Reading> {
     if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
         return per_cpu(evidence, *evidence.host.get(*total)?);
     }
+    if name == RETRANSMIT_SHARE && !evidence.host.contains_key(name) {
+        return ratio(evidence, "tcp.retransmits_per_s", "tcp.segments_out_per_s");
+    }
     evidence.host.get(name).copied()
+}
+
+fn ratio(evidence: &Evidence, part: &str, whole: &str) -> Option<Reading> {
+    let (part, whole) = (evidence.host.get(part)?, evidence.host.get(whole)?);
+    (whole.value > 0.0).then(|| Reading {
+        value: part.value / whole.value,
+        quality: part.quality.min(whole.quality),
+    })
 }
 
 fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Reading> {
@@ -176,7 +324,29 @@ fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Re
     if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
         return per_cpu(evidence, *facts.readings.get(*total)?);
     }
-    facts.readings.get(name).copied()
+    of_facts(evidence, facts, name)
+}
+
+/// A reading of one cgroup by its plain name.
+pub(super) fn of_facts(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Reading> {
+    let known = facts.readings.get(name).copied();
+    known.or_else(|| syscall(evidence, facts.id, name))
+}
+
+/// `None` while the syscall pair does not count, or when the cgroup has not made the call enough to
+/// be among those that are kept: then the call is not what hurts, but missing is not zero.
+fn syscall(evidence: &Evidence, cgroup: CgroupId, reading: &str) -> Option<Reading> {
+    let (name, figure) = of_syscall(reading)?;
+    let mut calls = evidence.syscalls.iter();
+    let facts = calls.find(|facts| facts.cgroup == cgroup && facts.name == name)?;
+    let per_s = |count: f64| (evidence.window_s > 0.0).then(|| count / evidence.window_s);
+    let value = match figure {
+        "per_s" => per_s(facts.calls as f64)?,
+        "errors_per_s" => per_s(facts.errors as f64)?,
+        "p99_s" => facts.p99_us / 1e6,
+        _ => per_s(facts.total_s)?,
+    };
+    Some(Reading::good(value))
 }
 
 fn per_cpu(evidence: &Evidence, total: Reading) -> Option<Reading> {

@@ -161,8 +161,10 @@ pub struct Rule {
     pub description: String,
     /// Where people read on.
     pub runbook: Option<String>,
-    /// Weight before any evidence, 0 to 1, on the scale of all priors.
+    /// Weight before any evidence, 0 to 1, on the scale of all priors; moved by what was learned.
     pub prior: f64,
+    /// The same as the file declares it.
+    pub declared_prior: f64,
     /// When it is a candidate.
     pub applies: Applies,
     /// What rules it out.
@@ -196,6 +198,16 @@ impl RuleSet {
     /// A rule by its id.
     pub fn get(&self, id: &str) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.id == id)
+    }
+
+    /// The same rules with other priors, in their order. Declared ones stay as they are.
+    #[must_use]
+    pub fn with_priors(&self, priors: impl IntoIterator<Item = f64>) -> Self {
+        let mut rules = self.rules.clone();
+        for (rule, prior) in rules.iter_mut().zip(priors) {
+            rule.prior = prior;
+        }
+        Self { rules }
     }
 
     /// The queries of all rules that may apply to this alert, each name once. The source isn't known

@@ -138,6 +138,7 @@ impl Checker {
             description: raw.description.value.trim().to_owned(),
             runbook: raw.runbook.map(|runbook| runbook.value),
             prior: raw.prior.value,
+            declared_prior: raw.prior.value,
             applies,
             exclude,
             culprit,

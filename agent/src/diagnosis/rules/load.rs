@@ -22,6 +22,22 @@ const SHIPPED: &[(&str, &str)] = &[
         "rules/process.yaml",
         include_str!("../../../../rules/process.yaml"),
     ),
+    (
+        "rules/locks.yaml",
+        include_str!("../../../../rules/locks.yaml"),
+    ),
+    (
+        "rules/network.yaml",
+        include_str!("../../../../rules/network.yaml"),
+    ),
+    (
+        "rules/system.yaml",
+        include_str!("../../../../rules/system.yaml"),
+    ),
+    (
+        "rules/topology.yaml",
+        include_str!("../../../../rules/topology.yaml"),
+    ),
 ];
 
 impl RuleSet {
