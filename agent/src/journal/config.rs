@@ -44,8 +44,8 @@ pub struct JournalConfig {
     /// Calls are gathered into one batch up to this size; a larger call goes alone.
     pub batch_bytes_max: u64,
     /// Safe-lane batches that may be on their way to the device at once; 1 to 16. Several pay
-    /// where bytes or slow flushes are the limit, and only as many are used as pay. 1 keeps
-    /// io_uring out.
+    /// where bytes or slow flushes are the limit, and only as many are used as pay. Recovery can't
+    /// tell damage to so many batches at the very end from torn writes. 1 keeps io_uring out.
     pub in_flight_max: u32,
     /// Calls that may wait for each lane; more wait at the caller. 1 to 65536.
     pub queue_calls_max: u32,

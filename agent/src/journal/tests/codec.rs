@@ -176,7 +176,7 @@ proptest! {
         prop_assert_eq!(found.check.get(), told);
         let found = [found.seq, found.epoch, found.first_lsn, found.first_batch, found.prev_seq,
             found.prev_end, found.prev_check, found.base_seq, found.segment_len];
-        prop_assert_eq!(found.map(|number| number.get()), numbers);
+        prop_assert_eq!(found.map(zerocopy::little_endian::U64::get), numbers);
         block[hit.index(1 << shift)] ^= 0x10;
         prop_assert!(!matches!(SegmentHeader::decode(&block), SegmentState::Valid(_)));
     }

@@ -5,8 +5,10 @@
 //! A wake-up that is lost shows as a deadlock, which loom reports.
 
 #[allow(dead_code, reason = "what the model has no use for")]
+#[allow(clippy::duplicate_mod, reason = "the same file, on other primitives")]
 #[path = "../writer/queue.rs"]
 mod queue;
+#[allow(clippy::duplicate_mod, reason = "the same file, on other primitives")]
 #[path = "../engine/threads.rs"]
 mod threads;
 
@@ -32,8 +34,8 @@ mod sync {
     use loom::sync::MutexGuard;
     use loom::sync::atomic::AtomicBool;
 
-    /// To watch awake is the same as to look again; what matters is the sleep.
-    pub(crate) const WATCHED_MAX: usize = 0;
+    /// To watch awake is the same as to look again; what matters is the sleep, of two and more.
+    pub(crate) const WATCHED_MAX: usize = 1;
 
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +63,9 @@ mod sync {
             condvar: &Condvar,
             guard: MutexGuard<'a, T>,
         ) -> MutexGuard<'a, T> {
+            if self.over() {
+                return guard;
+            }
             wait(condvar, guard)
         }
     }

@@ -50,6 +50,133 @@ fn histories() {
     }
 }
 
+/// What is left out, and a test that must fail without it.
+const CASES: [(&str, Mutation, fn()); 27] = [
+    ("fdatasync", Mutation::Call(Call::SyncData), histories),
+    ("O_DSYNC", Mutation::Call(Call::Write), histories),
+    ("directory fsync", Mutation::Call(Call::SyncDir), histories),
+    (
+        "fsync of a prepared segment",
+        Mutation::Call(Call::SyncAll),
+        histories,
+    ),
+    (
+        "dropping the cache",
+        Mutation::Call(Call::DropCache),
+        crash::recovery_does_not_believe_the_cache,
+    ),
+    (
+        "epoch check",
+        Mutation::Check(Check::Epoch),
+        damage::every_field_of_a_batch_header_counts,
+    ),
+    (
+        "chain check",
+        Mutation::Check(Check::Chain),
+        damage::a_stale_batch_is_not_taken_for_new,
+    ),
+    (
+        "look beyond the tail",
+        Mutation::Check(Check::Beyond),
+        faults::corruption_makes_the_journal_read_only_and_changes_nothing,
+    ),
+    (
+        "durable base before removal",
+        Mutation::Check(Check::BaseDurable),
+        histories,
+    ),
+    (
+        "the window in a segment's header",
+        Mutation::Check(Check::Window),
+        histories,
+    ),
+    (
+        "keeping the window of a resumed segment",
+        Mutation::Check(Check::WindowKept),
+        histories,
+    ),
+    (
+        "settling before a segment is begun",
+        Mutation::Check(Check::Settled),
+        histories,
+    ),
+    (
+        "settling, with a failure in flight",
+        Mutation::Check(Check::Settled),
+        in_flight::every_order_of_completion_is_acknowledged_in_order,
+    ),
+    (
+        "acknowledging in order",
+        Mutation::Check(Check::InOrder),
+        in_flight::every_order_of_completion_is_acknowledged_in_order,
+    ),
+    (
+        "asking whether a write succeeded",
+        Mutation::Check(Check::Succeeded),
+        histories,
+    ),
+    (
+        "waking the writer that waits for calls",
+        Mutation::Check(Check::WakeParked),
+        model::the_wait_for_callers_ends,
+    ),
+    (
+        "ringing for the writer that waits for the device",
+        Mutation::Check(Check::WakeDozing),
+        model::enough_calls_ring_the_bell,
+    ),
+    (
+        "looking once more before sleeping in the engine",
+        Mutation::Check(Check::LastLook),
+        model::enough_calls_ring_the_bell,
+    ),
+    (
+        "waking the writer to close",
+        Mutation::Check(Check::WakeClosed),
+        model::every_call_taken_in_is_handed_out_once,
+    ),
+    (
+        "epoch check, by the fuzzer",
+        Mutation::Check(Check::Epoch),
+        fuzz::short_hunt,
+    ),
+    (
+        "chain check, by the fuzzer",
+        Mutation::Check(Check::Chain),
+        fuzz::short_hunt,
+    ),
+    (
+        "look beyond the tail, by the fuzzer",
+        Mutation::Check(Check::Beyond),
+        fuzz::short_hunt,
+    ),
+    (
+        "place of a batch",
+        Mutation::Check(Check::Place),
+        fuzz::short_hunt,
+    ),
+    (
+        "checksum of a batch",
+        Mutation::Check(Check::Body),
+        fuzz::short_hunt,
+    ),
+    (
+        "checksum of a record",
+        Mutation::Check(Check::Record),
+        fuzz::short_hunt,
+    ),
+    (
+        "numbers of the records",
+        Mutation::Check(Check::RecordLsn),
+        fuzz::short_hunt,
+    ),
+    (
+        "records that fill the body",
+        Mutation::Check(Check::Filled),
+        fuzz::short_hunt,
+    ),
+];
+
 #[test]
 fn every_mutation_is_noticed() {
     let before = std::panic::take_hook();
@@ -59,133 +186,8 @@ fn every_mutation_is_noticed() {
             before(info);
         }
     }));
-    let cases: [(&str, Mutation, fn()); 27] = [
-        ("fdatasync", Mutation::Call(Call::SyncData), histories),
-        ("O_DSYNC", Mutation::Call(Call::Write), histories),
-        ("directory fsync", Mutation::Call(Call::SyncDir), histories),
-        (
-            "fsync of a prepared segment",
-            Mutation::Call(Call::SyncAll),
-            histories,
-        ),
-        (
-            "dropping the cache",
-            Mutation::Call(Call::DropCache),
-            crash::recovery_does_not_believe_the_cache,
-        ),
-        (
-            "epoch check",
-            Mutation::Check(Check::Epoch),
-            damage::every_field_of_a_batch_header_counts,
-        ),
-        (
-            "chain check",
-            Mutation::Check(Check::Chain),
-            damage::a_stale_batch_is_not_taken_for_new,
-        ),
-        (
-            "look beyond the tail",
-            Mutation::Check(Check::Beyond),
-            faults::corruption_makes_the_journal_read_only_and_changes_nothing,
-        ),
-        (
-            "durable base before removal",
-            Mutation::Check(Check::BaseDurable),
-            histories,
-        ),
-        (
-            "the window in a segment's header",
-            Mutation::Check(Check::Window),
-            histories,
-        ),
-        (
-            "keeping the window of a resumed segment",
-            Mutation::Check(Check::WindowKept),
-            histories,
-        ),
-        (
-            "settling before a segment is begun",
-            Mutation::Check(Check::Settled),
-            histories,
-        ),
-        (
-            "settling, with a failure in flight",
-            Mutation::Check(Check::Settled),
-            in_flight::every_order_of_completion_is_acknowledged_in_order,
-        ),
-        (
-            "acknowledging in order",
-            Mutation::Check(Check::InOrder),
-            in_flight::every_order_of_completion_is_acknowledged_in_order,
-        ),
-        (
-            "asking whether a write succeeded",
-            Mutation::Check(Check::Succeeded),
-            histories,
-        ),
-        (
-            "waking the writer that waits for calls",
-            Mutation::Check(Check::WakeParked),
-            model::the_wait_for_callers_ends,
-        ),
-        (
-            "ringing for the writer that waits for the device",
-            Mutation::Check(Check::WakeDozing),
-            model::enough_calls_ring_the_bell,
-        ),
-        (
-            "looking once more before sleeping in the engine",
-            Mutation::Check(Check::LastLook),
-            model::enough_calls_ring_the_bell,
-        ),
-        (
-            "waking the writer to close",
-            Mutation::Check(Check::WakeClosed),
-            model::every_call_taken_in_is_handed_out_once,
-        ),
-        (
-            "epoch check, by the fuzzer",
-            Mutation::Check(Check::Epoch),
-            fuzz::short_hunt,
-        ),
-        (
-            "chain check, by the fuzzer",
-            Mutation::Check(Check::Chain),
-            fuzz::short_hunt,
-        ),
-        (
-            "look beyond the tail, by the fuzzer",
-            Mutation::Check(Check::Beyond),
-            fuzz::short_hunt,
-        ),
-        (
-            "place of a batch",
-            Mutation::Check(Check::Place),
-            fuzz::short_hunt,
-        ),
-        (
-            "checksum of a batch",
-            Mutation::Check(Check::Body),
-            fuzz::short_hunt,
-        ),
-        (
-            "checksum of a record",
-            Mutation::Check(Check::Record),
-            fuzz::short_hunt,
-        ),
-        (
-            "numbers of the records",
-            Mutation::Check(Check::RecordLsn),
-            fuzz::short_hunt,
-        ),
-        (
-            "records that fill the body",
-            Mutation::Check(Check::Filled),
-            fuzz::short_hunt,
-        ),
-    ];
     let mut missed = Vec::new();
-    for (name, mutation, test) in cases {
+    for (name, mutation, test) in CASES {
         MUTATION.set(Some(mutation));
         let result = catch_unwind(AssertUnwindSafe(test));
         MUTATION.set(None);
@@ -195,5 +197,5 @@ fn every_mutation_is_noticed() {
         }
     }
     assert_eq!(missed, [""; 0], "left out, and no test noticed");
-    println!("journal: {} mutations, each noticed by a test", cases.len());
+    println!("journal: {} mutations, each noticed by a test", CASES.len());
 }
