@@ -29,7 +29,7 @@ use crate::{
     diagnosis::{Finding, RuleSet},
     evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
     incident::Level,
-    intake::{Server, ServerError, pressure},
+    intake::{Reload, Server, ServerError},
     journal::JournalError,
     ledger::{Found, Ledger, LedgerError, SharedLedger},
     pipeline::{self, Effects, Keeper, Stages, SyscallWatch},
@@ -184,29 +184,9 @@ impl App {
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));
         let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
         let guarding = tokio::spawn(keep_guarded(stages.clone(), stop.clone()));
-        let quiet = Duration::from_secs(config.intake.quiet_max_s);
-        let expiring = tokio::spawn(local::expire(
-            gate.clone(),
-            stages.clone(),
-            quiet,
-            stop.clone(),
-        ));
-        let triggers = tokio::spawn(pressure::run(
-            config.pressure.clone(),
-            config.intake.default_tenant.clone(),
-            gate.clone(),
-            local::readings(&stages),
-            stop.clone(),
-        ));
+        let local = tokio::spawn(local::run(&config, &gate, &stages, &stop));
         info!(%address, level = ?config.remedy.level, "ready");
-        loop {
-            let what = tokio::select! {
-                what = signals.next() => what,
-                () = intake.asked() => What::Reload,
-            };
-            if what == What::Stop {
-                break;
-            }
+        while signals.next_or(&intake).await == What::Reload {
             intake.reload();
             reload(&stages, &config.rules);
         }
@@ -221,8 +201,8 @@ impl App {
         if guarding.await.is_err() {
             error!("the watch over the guardian panicked");
         }
-        if expiring.await.is_err() || triggers.await.is_err() {
-            error!("the local triggers or the closing of quiet episodes panicked");
+        if local.await.is_err() {
+            error!("the local triggers panicked");
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
@@ -412,6 +392,14 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
         })
+    }
+
+    /// What a signal says, or somebody over HTTP.
+    async fn next_or(&mut self, intake: &Reload) -> What {
+        tokio::select! {
+            what = self.next() => what,
+            () = intake.asked() => What::Reload,
+        }
     }
 
     async fn next(&mut self) -> What {

@@ -42,7 +42,9 @@ impl Chance {
 /// Calls `test` with the corpus as it is, then with `rounds` mutants of it.
 pub(crate) fn each(corpus: &[Vec<u8>], rounds: usize, mut test: impl FnMut(&[u8])) {
     let rounds = std::env::var("PARAMEDIC_FUZZ").map_or(rounds, |text| text.parse().unwrap());
-    corpus.iter().for_each(|whole| test(whole));
+    for whole in corpus {
+        test(whole);
+    }
     let mut chance = Chance(0);
     for _ in 0..rounds {
         let mut bytes = corpus[chance.below(corpus.len())].clone();

@@ -140,10 +140,12 @@ impl Sampler {
         let client = self.client.as_ref()?;
         let query = "ALERTS{alertname={{alertname}},alertstate=\"firing\"}";
         let promql = fill(query, &alert.labels).ok()?;
+        // The last minute, and not less than up to now: an evaluation of this second counts, and one
+        // that came late is no end.
         let grid = Grid {
-            start_s: Timestamp::now().as_second(),
-            step_s: 1,
-            points: 1,
+            start_s: Timestamp::now().as_second() + 1 - 60,
+            step_s: 15,
+            points: 5,
         };
         let deadline = Deadline::after(client.budget());
         let trace = fresh_trace();

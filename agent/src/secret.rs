@@ -42,7 +42,7 @@ pub enum SecretError {
 }
 
 /// What tells one content of a file from another without reading it.
-type Stamp = (u64, u64, i64, i64, u64);
+type Stamp = (u64, u64, (i64, i64), u64);
 
 struct Held<T> {
     value: Arc<T>,
@@ -123,14 +123,8 @@ impl<T> SecretFile<T> {
 }
 
 fn stamp(found: &fs::Metadata) -> Stamp {
-    let (modified_s, modified_ns) = (found.mtime(), found.mtime_nsec());
-    (
-        found.dev(),
-        found.ino(),
-        modified_s,
-        modified_ns,
-        found.len(),
-    )
+    let modified = (found.mtime(), found.mtime_nsec());
+    (found.dev(), found.ino(), modified, found.len())
 }
 
 fn load<T>(path: &Path, key: &str, parse: Parse<T>) -> Result<(Stamp, T), SecretError> {

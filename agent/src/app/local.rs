@@ -7,18 +7,38 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Gate;
-use crate::{intake::pressure::Readings, pipeline::Stages};
+use crate::{
+    config::Config,
+    intake::pressure::{self, Readings},
+    pipeline::Stages,
+};
 
 /// How often episodes of which nothing is heard are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 
+/// Both, until `stop`.
+pub(super) fn run(
+    config: &Config,
+    gate: &Arc<Gate>,
+    stages: &Arc<Stages>,
+    stop: &CancellationToken,
+) -> impl Future<Output = ()> + Send + use<> {
+    let quiet = Duration::from_secs(config.intake.quiet_max_s);
+    let expiring = expire(gate.clone(), stages.clone(), quiet, stop.clone());
+    let triggers = pressure::run(
+        config.pressure.clone(),
+        config.intake.default_tenant.clone(),
+        gate.clone(),
+        readings(stages),
+        stop.clone(),
+    );
+    async move {
+        tokio::join!(expiring, triggers);
+    }
+}
+
 /// Closes episodes of which nothing was heard for too long, unless Prometheus has their alerts firing.
-pub(super) async fn expire(
-    gate: Arc<Gate>,
-    stages: Arc<Stages>,
-    quiet: Duration,
-    stop: CancellationToken,
-) {
+async fn expire(gate: Arc<Gate>, stages: Arc<Stages>, quiet: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EXPIRE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -40,7 +60,7 @@ pub(super) async fn expire(
 }
 
 /// The host's readings of the last seconds, for the thresholds of the local triggers.
-pub(super) fn readings(stages: &Stages) -> Readings {
+fn readings(stages: &Stages) -> Readings {
     let recorder = stages.recorder.clone();
     Arc::new(move || {
         let evidence = recorder.evidence(Duration::from_secs(5));

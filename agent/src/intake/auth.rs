@@ -256,7 +256,7 @@ impl Auth {
         let suite = provider
             .cipher_suites
             .iter()
-            .find_map(|suite| suite.tls13());
+            .find_map(rustls::SupportedCipherSuite::tls13);
         let mut digest = [0; 32];
         if let Some(suite) = suite {
             let mut context = suite.common.hash_provider.start();

@@ -32,7 +32,7 @@ const OLDEST_EVERY: u64 = 4;
 /// Most severe first.
 #[derive(Default)]
 struct Lanes {
-    lanes: [VecDeque<(u64, Queued)>; 3],
+    by_severity: [VecDeque<(u64, Queued)>; 3],
     put: u64,
     taken: u64,
     closed: bool,
@@ -41,14 +41,14 @@ struct Lanes {
 impl Lanes {
     fn pop(&mut self) -> Option<Queued> {
         self.taken += 1;
-        let waiting = self.lanes.iter().enumerate();
+        let waiting = self.by_severity.iter().enumerate();
         let heads = waiting.filter_map(|(at, lane)| Some((at, lane.front()?.0)));
         let (lane, _) = if self.taken.is_multiple_of(OLDEST_EVERY) {
             heads.min_by_key(|(_, seq)| *seq)?
         } else {
             heads.min_by_key(|(at, _)| *at)?
         };
-        self.lanes[lane].pop_front().map(|(_, queued)| queued)
+        self.by_severity[lane].pop_front().map(|(_, queued)| queued)
     }
 }
 
@@ -92,14 +92,14 @@ impl Queue {
     }
 
     /// Gives it back if the queue is closed.
-    fn push(&self, queued: Queued) -> Result<(), Queued> {
+    fn push(&self, queued: Box<Queued>) -> Result<(), Box<Queued>> {
         let mut lanes = self.lanes();
         if lanes.closed {
             return Err(queued);
         }
         lanes.put += 1;
         let (seq, lane) = (lanes.put, lane(&queued.episode));
-        lanes.lanes[lane].push_back((seq, queued));
+        lanes.by_severity[lane].push_back((seq, *queued));
         drop(lanes);
         self.news.notify_one();
         Ok(())
@@ -112,7 +112,7 @@ impl Queue {
 
     /// Waits until something is there. For one waiter at a time.
     pub(super) async fn filled(&self) {
-        while self.lanes().lanes.iter().all(VecDeque::is_empty) {
+        while self.lanes().by_severity.iter().all(VecDeque::is_empty) {
             self.news.notified().await;
         }
     }
@@ -246,7 +246,7 @@ impl Permit {
             resolved,
             place,
         };
-        if let Err(queued) = self.queue.push(queued) {
+        if let Err(queued) = self.queue.push(Box::new(queued)) {
             self.shared.leave(&queued);
         }
     }

@@ -402,12 +402,12 @@ async fn what_is_severe_goes_first_and_nothing_starves() {
         ..RoutingConfig::default()
     };
     let hold = Arc::new(Notify::new());
-    let held = hold.clone();
+    let waits = hold.clone();
     let (router, _) = router(&config, &["a"], move |n, _| {
-        let (seen, held) = (seen.clone(), held.clone());
+        let (seen, waits) = (seen.clone(), waits.clone());
         async move {
             if n == 0 {
-                held.notified().await;
+                waits.notified().await;
             } else {
                 seen.lock().unwrap().push(n);
             }

@@ -119,9 +119,10 @@ impl Desk {
             }
         }
         let Self { book, doubts, .. } = self;
-        let doubt = || match doubts.is_empty() {
-            true => None,
-            false => doubts.get(&(tenant.clone(), alert.fingerprint)).copied(),
+        let doubt = || {
+            // Hardly ever is there one, and a key costs an allocation.
+            let key = (!doubts.is_empty()).then(|| (tenant.clone(), alert.fingerprint))?;
+            doubts.get(&key).copied()
         };
         let step = book.apply(txn, tenant, alert, now, || {
             doubt().unwrap_or_else(|| fresh_id(now))

@@ -37,9 +37,10 @@ impl Trigger {
             .custom_flags(libc::O_NONBLOCK)
             .open(file)?;
         let kind = if stall.full { "full" } else { "some" };
-        let (stall_us, window_us) = (stall.stalled_ms * 1000, window_ms * 1000);
+        let within = window_ms * 1000;
+        let stalled = stall.stalled_ms * 1000;
         // One write makes the trigger; the kernel wants the zero byte.
-        file.write_all(format!("{kind} {stall_us} {window_us}\0").as_bytes())?;
+        file.write_all(format!("{kind} {stalled} {within}\0").as_bytes())?;
         // SAFETY: the descriptor is the file's own, which the AsyncFd owns and nothing here closes or
         // replaces before it is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };

@@ -230,3 +230,47 @@ async fn an_episode_too_large_to_be_carried_holds_history_back() {
     let (index, _) = read(&config.dir, 1000).expect("reads");
     assert_eq!(story(&index, 1).len(), 5);
 }
+
+#[tokio::test]
+async fn an_alert_that_outlives_its_incident_in_the_list_is_carried() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = config(dir.path());
+    let known = |ledger: &Ledger| {
+        ledger.with_index(|index| (index.get(id(1)).is_some(), index.episode(id(1)).is_some()))
+    };
+    let (ledger, _) = Ledger::open(&config, 5).expect("opens");
+    let handled = vec![(id(1), opened(1)), (id(1), Entry::Closed)];
+    ledger.append_all(handled).await.expect("appends");
+    let mut files_removed = 0;
+    for n in 10..160 {
+        finished_episode(&ledger, n).await;
+        if n % 5 == 0 {
+            files_removed += ledger.retain().await.expect("retains").files_removed;
+        }
+    }
+    assert!(files_removed > 0);
+    assert_eq!(known(&ledger), (false, true), "not listed, not forgotten");
+    ledger.journal.clone().close().await.expect("closes");
+    drop(ledger);
+
+    let (ledger, _) = Ledger::open(&config, 5).expect("opens");
+    let heard = ledger.take_heard();
+    let openings = |n| {
+        let of = heard.iter().filter(|heard| heard.id == id(n));
+        of.filter(|heard| matches!(heard.event, super::super::Event::Opened { .. }))
+            .count()
+    };
+    assert_eq!(
+        (openings(1), openings(10)),
+        (1, 0),
+        "the segment of both is gone"
+    );
+    assert_eq!(known(&ledger), (false, true));
+    let resolved = Entry::Resolved { alert: alert(1) };
+    ledger.append(id(1), resolved).await.expect("appends");
+    assert_eq!(
+        known(&ledger),
+        (false, false),
+        "nothing more can come of it"
+    );
+}
