@@ -20,6 +20,7 @@ pub mod probes;
 mod process;
 pub mod recorder;
 mod sample;
+mod sched;
 mod syscalls;
 mod window;
 
@@ -28,7 +29,7 @@ mod tests;
 
 pub use config::EvidenceConfig;
 pub use kernel::{
-    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeState, ProbeStatus, SchedCounts, SyscallMode, SyscallPlan,
+    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeCost, ProbeState, ProbeStatus, SchedCounts, SyscallMode, SyscallPlan,
 };
 pub use recorder::{Recorder, RecorderStats};
 

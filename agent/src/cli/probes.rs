@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Instant};
 use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
     config::Config,
-    evidence::{KernelProbes, ProbeState, ProbeStatus, probes::Probes},
+    evidence::{KernelProbes, ProbeCost, ProbeState, ProbeStatus, probes::Probes},
 };
 
 /// Columns of the text.
@@ -37,13 +37,19 @@ pub(super) fn probes(args: &Args) -> anyhow::Result<u8> {
     // Attached for a moment, so that a pair that would fail on the alert is known now.
     probes.watch_syscalls(true);
     probes.watch_syscalls(false);
+    let costs = probes.costs();
     let statuses = probes.statuses();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&statuses)?);
+        let mut all = serde_json::to_value(&statuses)?;
+        for status in all.as_array_mut().into_iter().flatten() {
+            let cost = costs.iter().find(|cost| status["name"] == cost.name);
+            status["cost"] = serde_json::to_value(cost)?;
+        }
+        println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy().into_owned();
-        print!("{}", render(&statuses, &release, took_ms));
+        print!("{}{}", render(&statuses, &release, took_ms), table(&costs));
     }
     let fell_back = statuses
         .iter()
@@ -99,6 +105,26 @@ fn render(statuses: &[ProbeStatus], release: &str, took_ms: u128) -> String {
         line(
             &mut text,
             "\nstandby: loaded and verified, attached only while an alert is looked at",
+        );
+    }
+    text
+}
+
+/// What those cost that ran in the last moment.
+fn table(costs: &[ProbeCost]) -> String {
+    let mut text = String::new();
+    if costs.is_empty() {
+        return text;
+    }
+    line(
+        &mut text,
+        &format!("\n{:<10}{:>12}{:>14}", "PROBE", "ns a run", "% of a CPU"),
+    );
+    for cost in costs {
+        let share = cost.cpu_share * 100.0;
+        line(
+            &mut text,
+            &format!("{:<10}{:>12.0}{share:>14.3}", cost.name, cost.ns_per_run),
         );
     }
     text

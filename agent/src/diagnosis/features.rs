@@ -95,6 +95,9 @@ const HOST: &[&str] = &[
     "entropy.bits",
     "kernel.errors_per_s",
     "units.failed",
+    "runq.waiting",
+    "blocked.uninterruptible",
+    "blocked.futex",
 ];
 
 /// Readings of a cgroup, without `culprit.` or `top_share.`.
@@ -140,6 +143,8 @@ const CGROUP: &[&str] = &[
     "tcp.resets_per_s",
     "tcp.connects_per_s",
     "tcp.connect_failures_per_s",
+    "runq.waiting",
+    "blocked.futex",
 ];
 
 /// What is known of one syscall of a cgroup: `syscall.NAME.` and one of these.
@@ -155,6 +160,7 @@ const BYSTANDERS: &[(&str, &str)] = &[
     ("psi.cpu", "cpu.psi"),
     ("psi.memory", "mem.psi"),
     ("psi.io", "io.psi"),
+    ("runq.p99_s", "runq.p99_s"),
 ];
 
 /// Where a full name of a reading leads.

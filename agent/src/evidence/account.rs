@@ -14,7 +14,7 @@ use super::{
     coverage,
     host::DiskCounters,
     sample::Sample,
-    syscalls,
+    sched, syscalls,
     window::Window,
 };
 use crate::incident::{Evidence, Quality, Reading};
@@ -42,11 +42,19 @@ impl Account<'_> {
     /// Sums up.
     pub(super) fn evidence(&self) -> Evidence {
         let windows = self.windows;
+        let (mut host, mut cgroups) = (self.host(), self.cgroups());
+        sched::add(
+            windows.iter().map(|window| &window.sched),
+            self.span_s(),
+            |value, good| self.reading(value, good),
+            &mut host,
+            &mut cgroups,
+        );
         Evidence {
             taken_at: self.latest.wall,
             window_s: self.span_s(),
-            host: self.host(),
-            cgroups: self.cgroups(),
+            host,
+            cgroups,
             syscalls: syscalls::facts(
                 windows.iter().flat_map(|window| &window.syscalls),
                 self.syscalls_max,

@@ -155,6 +155,17 @@ pub struct KernelCounts {
     pub unattributed: u64,
 }
 
+/// What a probe costs, as the kernel measured it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProbeCost {
+    /// As in [`ProbeStatus`].
+    pub name: &'static str,
+    /// Time of one run of one of its programs, ns; measuring it is part of it.
+    pub ns_per_run: f64,
+    /// Part of one CPU, 0 to the number of CPUs.
+    pub cpu_share: f64,
+}
+
 /// The kernel probes, seen from the recorder.
 pub trait KernelProbes: Send + Sync + fmt::Debug {
     /// Reads all counters.
@@ -172,6 +183,10 @@ pub trait KernelProbes: Send + Sync + fmt::Debug {
         } else {
             SyscallPlan::default()
         })
+    }
+    /// What each probe that ran cost when it was last measured.
+    fn costs(&self) -> Vec<ProbeCost> {
+        Vec::new()
     }
     /// Whether `name` counts at present.
     fn counting(&self, name: &str) -> bool {

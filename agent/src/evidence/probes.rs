@@ -3,8 +3,11 @@
 //! Starting never fails. A probe that the kernel refuses falls back alone and keeps the reason;
 //! `paramedic probes` shows it, and evidence says what stood in. Everything is detached on drop.
 
+mod account;
 mod btf;
+mod budget;
 mod config;
+mod cost;
 mod drain;
 mod idle;
 mod layout;
@@ -23,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use account::Account;
 pub use config::{ProbeName, ProbesConfig};
 pub use drain::ProcessEvent;
 use idle::Idle;
@@ -30,7 +34,7 @@ use layout::Layout;
 use load::{Kernel, SPECS, Slot};
 
 use super::kernel::{
-    KernelCounts, KernelProbes, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
+    KernelCounts, KernelProbes, ProbeCost, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
 };
 
 /// The object that this binary carries; empty if it was built without a BPF toolchain.
@@ -47,6 +51,7 @@ struct Inner {
     idle: Idle,
     places: usize,
     idle_after: Duration,
+    account: Account,
 }
 
 impl Probes {
@@ -83,6 +88,7 @@ impl Probes {
                 idle: Idle::default(),
                 places: config.cgroups_max as usize,
                 idle_after: Duration::from_secs(config.idle_s),
+                account: Account::new(config.budget_cpu_percent),
             }),
         }
     }
@@ -129,13 +135,17 @@ impl fmt::Debug for Probes {
 impl KernelProbes for Probes {
     fn counts(&self) -> KernelCounts {
         let mut inner = self.inner();
+        let inner = &mut *inner;
+        if let Some(kernel) = &mut inner.kernel {
+            inner.account.keep(kernel, &mut inner.slots, Instant::now());
+        }
         let Inner {
             kernel: Some(kernel),
             idle,
             places,
             idle_after,
             ..
-        } = &mut *inner
+        } = inner
         else {
             return KernelCounts::default();
         };
@@ -194,11 +204,15 @@ impl KernelProbes for Probes {
         let Inner {
             slots,
             kernel: Some(kernel),
+            account,
             ..
         } = &mut *inner
         else {
             return false;
         };
+        if account.is_shed(ProbeName::Syscalls) {
+            return false;
+        }
         let Some(slot) = slots
             .iter_mut()
             .find(|slot| slot.spec.name == ProbeName::Syscalls)
@@ -229,6 +243,19 @@ impl KernelProbes for Probes {
             _ => {}
         }
         slot.state == ProbeState::Attached
+    }
+
+    fn costs(&self) -> Vec<ProbeCost> {
+        let mut inner = self.inner();
+        let Inner {
+            kernel: Some(kernel),
+            account,
+            ..
+        } = &mut *inner
+        else {
+            return Vec::new();
+        };
+        account.costs(kernel)
     }
 
     fn counting(&self, name: &str) -> bool {

@@ -18,6 +18,7 @@ use super::{
     kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus},
     mounts::Mounts,
     process::{self, Members, Newcomers, Processes},
+    sched,
 };
 use crate::incident::CgroupId;
 
@@ -33,6 +34,8 @@ pub(super) struct KernelSample {
     pub statuses: Vec<ProbeStatus>,
     /// Process events lost so far.
     pub lost: u64,
+    /// Time that tasks have waited for a CPU, ns; asked where the scheduler tier does not count.
+    pub run_delay_ns: Option<u64>,
 }
 
 impl KernelSample {
@@ -160,6 +163,11 @@ impl Sampler {
             .sum();
         KernelSample {
             lost: dropped.saturating_add(counts.unattributed),
+            run_delay_ns: if self.probes.counting("sched") {
+                None
+            } else {
+                sched::run_delay_ns()
+            },
             counts,
             statuses,
         }

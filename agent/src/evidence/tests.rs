@@ -119,6 +119,7 @@ fn counting(mut sample: Sample, counts: &[(u64, ProcessCounts)], lost: u64) -> S
         cgroup.counters[Counter::Exits as usize] = Count::new(counts.exits);
     }
     sample.kernel = KernelSample {
+        run_delay_ns: None,
         counts: KernelCounts {
             processes,
             ..KernelCounts::default()

@@ -12,6 +12,7 @@ use super::{
     counters::{Count, Counter, Counters, Gauge, Gauges, HostCounter, HostCounters, since},
     host::DiskCounters,
     sample::Sample,
+    sched::SchedWindow,
     syscalls::{self, SyscallDelta},
 };
 use crate::incident::CgroupId;
@@ -57,6 +58,8 @@ pub(super) struct Window {
     /// The syscall pair counted at its end.
     pub syscalls_on: bool,
     pub syscalls: Box<[SyscallDelta]>,
+    /// Waits of tasks.
+    pub sched: SchedWindow,
 }
 
 impl Window {
@@ -103,6 +106,7 @@ impl Window {
                 &earlier.kernel.counts.syscalls,
                 &now.kernel.counts.syscalls,
             ),
+            sched: sched(earlier, now),
         }
     }
 
@@ -120,6 +124,7 @@ impl Window {
             + size_of_val(&*self.rows)
             + size_of_val(&*self.disks)
             + size_of_val(&*self.syscalls)
+            + self.sched.bytes()
             + paths
     }
 }
@@ -232,6 +237,17 @@ fn execs(earlier: &Sample, now: &Sample) -> Count {
         Count::new(processes.map(|counts| counts.execs).sum())
     };
     total(now).since(total(earlier))
+}
+
+fn sched(earlier: &Sample, now: &Sample) -> SchedWindow {
+    if earlier.kernel.counting("sched") && now.kernel.counting("sched") {
+        return SchedWindow::between(&earlier.kernel.counts, &now.kernel.counts);
+    }
+    let delays = now.kernel.run_delay_ns.zip(earlier.kernel.run_delay_ns);
+    SchedWindow {
+        run_delay_ns: delays.and_then(|(now, earlier)| now.checked_sub(earlier)),
+        ..SchedWindow::default()
+    }
 }
 
 fn disks(earlier: &[DiskCounters], now: &[DiskCounters]) -> Box<[DiskCounters]> {

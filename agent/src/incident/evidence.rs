@@ -62,7 +62,7 @@ pub struct CgroupFacts {
 /// Calls of one syscall by one cgroup over the window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SyscallFacts {
-    /// The caller's cgroup.
+    /// The caller's cgroup; id 0 stands for all that were not counted apart.
     pub cgroup: CgroupId,
     /// Name on this architecture, or `syscall_N`.
     pub name: String,
@@ -149,7 +149,9 @@ pub struct SeriesStats {
 /// `cpu.throttled` (0..1), `cpu.psi`, `mem.bytes`, `mem.share` (of the node's memory),
 /// `mem.growth_bytes_per_s`, `mem.anon_share`, `mem.oom_kills`, `mem.psi`, `io.bytes_per_s`,
 /// `io.share` (of all I/O), `io.psi`, `pids`, `pids.growth_per_s`, `forks_per_s`, `forks.share`,
-/// `execs_per_s`, `exits_per_s`, `syscall.errors_per_s`. A rule sees the selected culprit's as
+/// `execs_per_s`, `exits_per_s`, `syscall.errors_per_s`. Of both: `runq.p99_s` (99th percentile of
+/// waits for a CPU), `runq.waiting`, `blocked.uninterruptible`, `blocked.futex` (tasks that wait for a
+/// CPU, in the kernel, for a lock, on average). A rule sees the selected culprit's as
 /// `culprit.…`, the worst of all other leaves' pressures as `bystanders.psi.{cpu,memory,io}`, and
 /// the last value of a series as `series.NAME`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,6 +44,10 @@ pub struct ProbesConfig {
     /// Seconds without a count after which a cgroup's place may be given to another once three
     /// quarters of the places are taken, 10 to 86,400. Default 120.
     pub idle_s: u64,
+    /// What agent and probes may take of one CPU, in percent, 1 to 100, measured every ten seconds.
+    /// Over it for half a minute, the syscall pair is detached, then the scheduler tier; they come back
+    /// after a minute under half of it. Default 10.
+    pub budget_cpu_percent: u32,
 }
 
 impl Default for ProbesConfig {
@@ -57,6 +61,7 @@ impl Default for ProbesConfig {
             wake_bytes: 64 << 10,
             recent_max: 1_024,
             idle_s: 120,
+            budget_cpu_percent: 10,
         }
     }
 }
@@ -78,6 +83,7 @@ impl ProbesConfig {
         within("wake_bytes", self.wake_bytes.into(), 1_024, 64 << 20);
         within("recent_max", self.recent_max as u64, 0, 65_536);
         within("idle_s", self.idle_s, 10, 86_400);
+        within("budget_cpu_percent", self.budget_cpu_percent.into(), 1, 100);
         if !self.ring_bytes.is_power_of_two() {
             problems.push(format!(
                 "probes.ring_bytes: {} is not a power of two",

@@ -13,6 +13,7 @@ use paramedic_abi::probe;
 use super::{
     ProbesConfig,
     config::ProbeName,
+    cost::{Measured, Measuring},
     drain::{Drain, ToTracing},
     layout::Layout,
     maps::Maps,
@@ -245,6 +246,26 @@ impl Kernel {
             tracing::warn!(why, "the syscall pair's counts stay");
         }
         self.pair.unmap();
+    }
+
+    /// Begins to measure what the programs cost.
+    pub(super) fn measure(&self) -> Option<Measuring> {
+        Measuring::begin(&self.ebpf)
+    }
+
+    /// What they cost since.
+    pub(super) fn measured(&self, measuring: Measuring) -> Measured {
+        measuring.end(&self.ebpf)
+    }
+
+    /// Detaches the scheduler tier; its counts stay.
+    pub(super) fn pause_scheduler(&mut self) {
+        self.scheduler.detach(&mut self.ebpf);
+    }
+
+    /// Attaches it again.
+    pub(super) fn resume_scheduler(&mut self) -> Result<(), String> {
+        self.scheduler.attach(&mut self.ebpf)
     }
 
     fn program(&mut self, name: &str) -> Result<&mut RawTracePoint, String> {
