@@ -29,7 +29,8 @@ mod tests;
 
 pub use config::EvidenceConfig;
 pub use kernel::{
-    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeCost, ProbeState, ProbeStatus, SchedCounts, SyscallMode, SyscallPlan,
+    BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeCost, ProbeState, ProbeStatus,
+    SchedCounts, SyscallMode, SyscallPlan,
 };
 pub use recorder::{Recorder, RecorderStats};
 

@@ -200,10 +200,7 @@ fn a_sleepers_blocked_time_is_told_by_its_syscall() {
     let cgroup = Cgroup::new("sleeper");
     Job::start(&cgroup, || workload::sleep_ms(200, 5)).finish();
     let counts = probes.counts();
-    let slept = counts.blocked[&(
-        id(&cgroup),
-        BlockedIn::Call(nr(libc::SYS_clock_nanosleep)),
-    )];
+    let slept = counts.blocked[&(id(&cgroup), BlockedIn::Call(nr(libc::SYS_clock_nanosleep)))];
     // A second, and what the emulated host adds.
     assert!(
         (1_000_000_000..3_000_000_000).contains(&slept),
@@ -224,7 +221,13 @@ fn without_btf_the_tier_falls_back_and_says_so() {
     let statuses = probes.statuses();
     let sched = statuses.iter().find(|one| one.name == "sched").unwrap();
     assert_eq!(sched.state, ProbeState::Fallback);
-    assert!(sched.why.as_ref().unwrap().contains("CONFIG_DEBUG_INFO_BTF"));
+    assert!(
+        sched
+            .why
+            .as_ref()
+            .unwrap()
+            .contains("CONFIG_DEBUG_INFO_BTF")
+    );
     assert!(sched.fallback.contains("schedstat"));
     // The pair needs none.
     assert!(probes.watch(&SyscallPlan::all([])));

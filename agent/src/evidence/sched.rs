@@ -59,7 +59,10 @@ impl SchedWindow {
             }
         }
         cgroups.sort_unstable_by_key(|(cgroup, waits)| {
-            let most = waits.runq_ns.max(waits.uninterruptible_ns).max(waits.futex_ns);
+            let most = waits
+                .runq_ns
+                .max(waits.uninterruptible_ns)
+                .max(waits.futex_ns);
             (std::cmp::Reverse(most), *cgroup)
         });
         cgroups.truncate(KEPT);
@@ -93,8 +96,8 @@ impl Waits {
             let before = earlier.map_or(0, |earlier| earlier.buckets[bucket]);
             let count = now.buckets[bucket].saturating_sub(before);
             let place = bucket.saturating_sub(FIRST).min(BUCKETS - 1);
-            waits.buckets[place] = waits.buckets[place]
-                .saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            waits.buckets[place] =
+                waits.buckets[place].saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         }
         waits
     }
