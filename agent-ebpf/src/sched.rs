@@ -13,7 +13,8 @@ use aya_ebpf::{
 };
 use paramedic_abi::{
     CELLS, Cell, LATENCY_BUCKETS, LINES, NO_CALL, SCHED_OTHERS, SCHED_ROWS, STARTS, SchedRow,
-    WAS_UNINTERRUPTIBLE, WAYS, Waiting, bucket_of, cell_key, cell_of, line_of, probe, slot_of, waiting,
+    WAS_UNINTERRUPTIBLE, WAYS, Waiting, bucket_of, cell_key, cell_of, line_of, probe, slot_of,
+    waiting,
 };
 
 use crate::{
@@ -213,9 +214,7 @@ fn row_of(task: u64) -> u32 {
         }
     }
     // SAFETY: picks a field of the map value.
-    note(probe::SCHED, |stats| unsafe {
-        &raw mut (*stats).map_drops
-    });
+    note(probe::SCHED, |stats| unsafe { &raw mut (*stats).map_drops });
     SCHED_OTHERS
 }
 

@@ -14,8 +14,8 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use paramedic_abi::{
-    Call, LATENCY_BUCKETS, NUMBERS, OTHERS, PLACES, ROWS, SAMPLED_ONE_IN, STARTS, Start, SyscallCounters,
-    Watch, bucket_of, is_error, mode, place_of, probe, slot_of,
+    Call, LATENCY_BUCKETS, NUMBERS, OTHERS, PLACES, ROWS, SAMPLED_ONE_IN, STARTS, Start,
+    SyscallCounters, Watch, bucket_of, is_error, mode, place_of, probe, slot_of,
 };
 
 use crate::{
@@ -146,7 +146,11 @@ fn ends(start: &mut Start, returned: i64) {
     let took_ns = if call.coarse {
         let ticks = ticks().saturating_sub(start.at);
         // A short call may happen to see the tick change.
-        if ticks < 2 { 0 } else { ticks * watch!(tick_ns) }
+        if ticks < 2 {
+            0
+        } else {
+            ticks * watch!(tick_ns)
+        }
     } else {
         now_ns().saturating_sub(start.at)
     };

@@ -16,8 +16,7 @@ use paramedic::{
     diagnosis::{self, DiagnosisConfig, RuleSet, features},
     evidence::{
         EvidenceConfig, KernelCounts, KernelProbes, NoKernel, ProbeState, ProbeStatus, Recorder,
-        SyscallPlan,
-        kernel::ProcessCounts,
+        SyscallPlan, kernel::ProcessCounts,
     },
     incident::{
         Alert, AlertStatus, CgroupId, Diagnosis, Evidence, Fingerprint, Quality, Reading, Source,

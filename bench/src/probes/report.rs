@@ -52,10 +52,7 @@ impl Report {
         } else {
             println!("  {part:<22}{what:<22}{value:>12.1} {unit}");
         }
-        let of_part = self
-            .raw
-            .entry(part.to_owned())
-            .or_insert_with(|| json!({}));
+        let of_part = self.raw.entry(part.to_owned()).or_insert_with(|| json!({}));
         if let Some(of_part) = of_part.as_object_mut() {
             of_part.insert(what.to_owned(), json!(value));
         }

@@ -86,9 +86,7 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         }
         for turn in 0..variants.len() {
             let variant = variants[(turn + round) % variants.len()];
-            let _floor = (variant == Variant::Floor)
-                .then(floor::sched)
-                .transpose()?;
+            let _floor = (variant == Variant::Floor).then(floor::sched).transpose()?;
             let _ours = (variant == Variant::Ours).then(tier).transpose()?;
             let _peer = (variant == Variant::Runqlat)
                 .then(|| Which::Runqlat.start())
@@ -111,12 +109,7 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
         added(Variant::Runqlat),
     );
     let report = &mut bench.report;
-    report.raw(
-        "switch",
-        "none, whole switch",
-        "ns",
-        &taken[&Variant::None],
-    );
+    report.raw("switch", "none, whole switch", "ns", &taken[&Variant::None]);
     report.raw("switch", "floor", "ns added", &floor);
     report.raw("switch", "ours", "ns added", &ours);
     report.raw("switch", "runqlat", "ns added", &runqlat);

@@ -29,7 +29,13 @@ const CALLS: [(&str, fn()); 3] = [
             tv_nsec: 0,
         };
         // SAFETY: a valid timespec; by number, so that it is a call and not the vDSO.
-        unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_clock_gettime,
+                libc::CLOCK_MONOTONIC,
+                &raw mut time,
+            )
+        };
     }),
 ];
 
