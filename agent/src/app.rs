@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
@@ -26,7 +27,7 @@ pub use gate::Gate;
 use crate::{
     clock::SystemClock,
     config::{Config, RulesConfig},
-    diagnosis::{Finding, RuleSet},
+    diagnosis::{Finding, RuleSet, gateway::Gateway, history::Store},
     evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
     incident::Level,
     intake::{Reload, Server, ServerError},
@@ -95,6 +96,22 @@ pub fn load_rules(config: &RulesConfig) -> Result<RuleSet, Vec<Finding>> {
     }
 }
 
+/// The rules with the priors that verified outcomes taught; as they are when the history cannot be
+/// read.
+fn learned(rules: RuleSet, config: &Config) -> RuleSet {
+    match Store::new(&config.state_dir).load() {
+        Ok(history) => history.adjust(&rules, &config.diagnosis, Timestamp::now()),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(
+                error,
+                "what was learned cannot be read; the rules' own priors hold"
+            );
+            rules
+        }
+    }
+}
+
 /// An agent that is built and bound, not yet running.
 pub struct App {
     config: Config,
@@ -123,8 +140,10 @@ impl App {
             ledger,
             sampler: Sampler::new(&config.sampling, clock.clone())?,
             recorder: Arc::new(Recorder::start(&config.evidence, probes)?),
-            rules: RwLock::new(Arc::new(rules)),
+            rules: RwLock::new(Arc::new(learned(rules, &config))),
             diagnosis: config.diagnosis.clone(),
+            gateway: Gateway::default(),
+            history: Store::new(&config.state_dir),
             remedies: Arc::new(remedies),
             verify: config.verify.clone(),
             window: config.evidence.window(),
@@ -188,7 +207,7 @@ impl App {
         info!(%address, level = ?config.remedy.level, "ready");
         while signals.next_or(&intake).await == What::Reload {
             intake.reload();
-            reload(&stages, &config.rules);
+            reload(&stages, &config);
         }
         info!("stopping");
         stop.cancel();
@@ -358,11 +377,11 @@ fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
 }
 
 /// Replaces the rules whole; a bad set changes nothing.
-fn reload(stages: &Stages, config: &RulesConfig) {
-    match load_rules(config) {
+fn reload(stages: &Stages, config: &Config) {
+    match load_rules(&config.rules) {
         Ok(rules) => {
             info!(hypotheses = rules.rules().len(), "rules reloaded");
-            stages.replace_rules(rules);
+            stages.replace_rules(learned(rules, config));
         }
         Err(findings) => {
             for finding in &findings {

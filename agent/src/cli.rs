@@ -1,8 +1,10 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
+pub(crate) mod ab;
 pub(crate) mod check;
 pub(crate) mod diagnose;
 pub(crate) mod guardian;
+pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod journal;
 pub(crate) mod probes;
@@ -55,6 +57,10 @@ enum Command {
     Guardian(guardian::Args),
     /// Read the record: what happened, why, and what was done
     Incidents(incidents::Args),
+    /// What verified outcomes taught the priors; go back to an earlier version
+    History(history::Args),
+    /// The two diagnosis strategies side by side
+    Ab(ab::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
     Probes(probes::Args),
 }
@@ -69,8 +75,11 @@ enum Check {
     },
     /// Rule files or folders
     Rules {
+        /// Print the JSON Schema of rule files instead, for editors
+        #[arg(long, conflicts_with = "files")]
+        schema: bool,
         /// Files or folders
-        #[arg(required = true)]
+        #[arg(required_unless_present = "schema")]
         files: Vec<PathBuf>,
     },
 }
@@ -91,10 +100,13 @@ impl Cli {
         match self.command {
             Command::Run { config, log_format } => run::run(config.as_deref(), log_format),
             Command::Check(Check::Config { files }) => Ok(run::check_config(&files)),
-            Command::Check(Check::Rules { files }) => Ok(check::check_rules(&files)),
+            Command::Check(Check::Rules { schema: true, .. }) => Ok(check::print_schema()),
+            Command::Check(Check::Rules { files, .. }) => Ok(check::check_rules(&files)),
             Command::Test(Test::Rules { files }) => Ok(test_rules::test_rules(&files)),
             Command::Diagnose(args) => diagnose::diagnose(&args),
             Command::Guardian(args) => guardian::guardian(&args),
+            Command::History(args) => history::history(&args),
+            Command::Ab(args) => ab::ab(&args),
             Command::Incidents(args) => incidents::incidents(args),
             Command::Journal(args) => journal::journal(&args),
             Command::Probes(args) => probes::probes(&args),

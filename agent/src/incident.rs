@@ -12,7 +12,9 @@ mod outcome;
 pub use alert::{
     Alert, AlertStatus, Episode, EpisodeId, Fingerprint, Source, TenantId, TraceContext,
 };
-pub use diagnosis::{Culprit, Diagnosis, FeatureTest, Hypothesis, Verdict, WeighedFeature};
+pub use diagnosis::{
+    Culprit, Diagnosis, DualResult, FeatureTest, Hypothesis, Shadow, Verdict, WeighedFeature,
+};
 pub use evidence::{
     CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap, SeriesQuery,
     SeriesStats, SyscallFacts,

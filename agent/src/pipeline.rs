@@ -5,6 +5,7 @@
 
 mod effects;
 mod keeper;
+mod learning;
 mod unfinished;
 mod watch;
 
@@ -24,7 +25,7 @@ pub use unfinished::{Resumed, abandon, leave, resume};
 pub use watch::SyscallWatch;
 
 use crate::{
-    diagnosis::{self, DiagnosisConfig, RuleSet},
+    diagnosis::{self, DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::Recorder,
     incident::{
         Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
@@ -69,6 +70,10 @@ pub struct Stages {
     pub rules: RwLock<Arc<RuleSet>>,
     /// Bars of the diagnosis.
     pub diagnosis: DiagnosisConfig,
+    /// The strategy that decides, and the one that shadows.
+    pub gateway: Gateway,
+    /// What verified outcomes taught.
+    pub history: Store,
     /// What may be done.
     pub remedies: Arc<Remedies>,
     /// How long and how often to check.
@@ -113,6 +118,7 @@ pub async fn handle(
     let evidence = look(stages, &episode).await;
     let diagnosis = think(stages, &episode, &evidence);
     remember(stages, &episode, &diagnosis, &evidence).await?;
+    learning::shadow(stages, &episode, &diagnosis, &evidence);
     collect(stages, &episode, &diagnosis).await?;
 
     let intent = match decide(stages, &episode, &diagnosis, &evidence).await {
@@ -121,7 +127,12 @@ pub async fn handle(
     };
     act(stages, &intent).await?;
     let (outcome, after) = check(stages, &diagnosis, &intent, &evidence, &mut resolved).await;
-    settle(stages, intent, outcome, &after).await
+    let healed = outcome.kind == OutcomeKind::Healed;
+    settle(stages, intent, outcome, &after).await?;
+    if healed {
+        learning::learn(stages, &episode, &diagnosis).await;
+    }
+    Ok(())
 }
 
 /// Joins Prometheus' series with the kernel's evidence; what is missing is said, never waited for.
@@ -161,7 +172,7 @@ async fn look(stages: &Stages, episode: &Episode) -> Evidence {
 /// Pure: rules prune, Bayes ranks.
 fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
     let begun = Instant::now();
-    let mut diagnosis = diagnosis::diagnose(
+    let mut diagnosis = stages.gateway.decide(
         &stages.rules(),
         &episode.alert,
         &episode.source,

@@ -4,6 +4,12 @@ use std::path::PathBuf;
 
 use crate::diagnosis::{RuleSet, cases::CaseFile};
 
+/// Prints the JSON Schema of rule files.
+pub(super) fn print_schema() -> u8 {
+    print!("{}", crate::diagnosis::rules::JSON_SCHEMA);
+    0
+}
+
 /// Checks rule files, folders of them, and files of cases (`*.test.yaml`) named by themselves.
 /// Prints a line a finding (`file:line:column: message`) and a summary; returns the exit code, 1 on
 /// findings. No paths = the rules that the binary carries.

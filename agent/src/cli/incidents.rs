@@ -1,4 +1,4 @@
-//! `paramedic incidents list|show|export`: reads the journal, writes nothing.
+//! `paramedic incidents list|show|export|feedback`: reads the journal, writes nothing there.
 
 use std::{
     io::{self, Write as _},
@@ -7,17 +7,20 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use jiff::Timestamp;
 
-use super::{EXIT_FINDINGS, EXIT_OK};
+use super::{EXIT_FINDINGS, EXIT_OK, history};
 use crate::{
+    app::{AppError, load_rules},
     config::Config,
+    diagnosis::history::Event,
     incident::{Entry, EpisodeId},
     ledger::{self, Incident, Index, Line},
     report::{incident_table, incident_text},
 };
 
 /// Incidents read into memory at most; the newest win.
-const INCIDENTS_MAX: usize = 100_000;
+pub(super) const INCIDENTS_MAX: usize = 100_000;
 
 /// Arguments of `paramedic incidents`.
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,14 @@ enum Command {
     Show {
         /// `ep-…`, or the beginning of one
         id: String,
+    },
+    /// Say what the cause was: the priors learn from it. A running agent follows on SIGHUP
+    Feedback {
+        /// `ep-…`, or the beginning of one
+        id: String,
+        /// Id of a hypothesis, or `none`: none of the causes that the rules know
+        #[arg(long)]
+        cause: String,
     },
     /// One incident with its evidence as JSON; without an id all of them, oldest first, a line each
     Export {
@@ -94,6 +105,10 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
                 print!("{}", incident_text(incident));
             }
         }
+        Command::Feedback { id, cause } => {
+            let (state_dir, config) = (args.state_dir.as_deref(), args.config.as_deref());
+            feedback(find(&index, &id)?, &cause, state_dir, config)?;
+        }
         Command::Export { id: Some(id) } => {
             let incident = export(&dir, find(&index, &id)?)?;
             println!("{}", serde_json::to_string_pretty(&incident)?);
@@ -130,7 +145,33 @@ fn export(dir: &Path, incident: &Incident) -> anyhow::Result<serde_json::Value> 
     Ok(serde_json::json!({ "incident": incident, "evidence": evidence }))
 }
 
-fn journal_dir(state_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// Records a person's word; it must name a hypothesis that the rules have.
+fn feedback(
+    incident: &Incident,
+    cause: &str,
+    state_dir: Option<&Path>,
+    config: Option<&Path>,
+) -> anyhow::Result<()> {
+    let config = history::config(config)?;
+    let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+    if cause != "none" && rules.get(cause).is_none() {
+        bail!("no rule has the id {cause:?}: name one, or `none`");
+    }
+    let event = Event::Learned {
+        cause: (cause != "none").then(|| cause.to_owned()),
+        by: "feedback".to_owned(),
+        episode: incident.id.to_string(),
+    };
+    let learned = history::store(&config, state_dir).append(Timestamp::now(), event)?;
+    let (version, before) = (learned.version(), learned.version() - 1);
+    println!("learned as version {version}; `paramedic history revert {before}` undoes it");
+    Ok(())
+}
+
+pub(super) fn journal_dir(
+    state_dir: Option<&Path>,
+    config: Option<&Path>,
+) -> anyhow::Result<PathBuf> {
     Ok(match (state_dir, config) {
         (Some(dir), _) => dir.join("journal"),
         (None, Some(file)) => Config::load(file)?.journal.dir,

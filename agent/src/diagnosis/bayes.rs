@@ -25,6 +25,9 @@ use super::{
 
 /// How many hypotheses are reported.
 const TOP: usize = 3;
+/// What is left of the prior of a hypothesis of which no decisive reading is known: nobody looked, so
+/// most of its share belongs to "none of the known causes". More than a failed decisive test leaves.
+const UNSEEN: f64 = 0.12;
 
 /// Ranks the causes of one alert. Deterministic; `took_us` is left 0 for the caller, who has the
 /// clock.
@@ -187,9 +190,11 @@ impl<'a> Candidate<'a> {
     ) -> Self {
         let mut bits: Bits = [0.0; FEATURES_MAX];
         let mut partial_at = [false; FEATURES_MAX];
+        let mut seen = false;
         for (at, feature) in rule.features.iter().enumerate().take(FEATURES_MAX) {
             let reading = readings.get(culprit.id(), &feature.test.reading);
             bits[at] = weight(feature, reading, config);
+            seen |= feature.decisive && reading.is_some();
             partial_at[at] = reading.is_some_and(|reading| reading.quality == Quality::Partial);
         }
         count_groups_once(&rule.features, &mut bits, |_| {});
@@ -200,7 +205,7 @@ impl<'a> Candidate<'a> {
         Self {
             rule,
             culprit,
-            score: rule.prior.ln() + sum * LN_2,
+            score: rule.prior.ln() + sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() },
             prior: rule.prior,
             posterior: 0.0,
             partial: rule

@@ -5,16 +5,16 @@
 //! remedy stage takes a `Diagnosis`, and there is no way from one to the other (invariant 8).
 
 mod stats;
+#[cfg(test)]
+mod tests;
 mod votes;
 
 use std::{sync::Arc, time::Instant};
 
-use serde::{Deserialize, Serialize};
-
 pub use stats::{Paired, mcnemar};
 pub use votes::Votes;
 
-use crate::incident::{Alert, Diagnosis, Evidence, Source, Verdict};
+use crate::incident::{Alert, Diagnosis, DualResult, Evidence, Shadow, Source, Verdict};
 
 use super::{DiagnosisConfig, RuleSet, diagnose};
 
@@ -58,47 +58,17 @@ impl Strategy for Bayes {
     }
 }
 
-/// A shadow's answer: to look at, never to act upon.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Shadow {
-    /// Its first, with posterior; `None` = none of the known causes is likelier.
-    pub first: Option<(String, f64)>,
-    /// Path of the culprit of its first.
-    pub culprit: Option<String>,
-    /// Whether it would have been sure enough.
-    pub conclusive: bool,
-    /// Microseconds.
-    pub took_us: u64,
-}
-
-impl Shadow {
-    fn of(diagnosis: &Diagnosis, took_us: u64) -> Self {
-        let top = diagnosis.top.first();
-        let top = top.filter(|top| top.posterior > diagnosis.unknown);
-        Self {
-            first: top.map(|top| (top.id.clone(), top.posterior)),
-            culprit: top
-                .and_then(|top| top.culprit.as_ref())
-                .map(|culprit| culprit.path.clone()),
-            conclusive: diagnosis.verdict == Verdict::Conclusive,
-            took_us,
-        }
+fn shadow_of(diagnosis: &Diagnosis, took_us: u64) -> Shadow {
+    let top = diagnosis.top.first();
+    let top = top.filter(|top| top.posterior > diagnosis.unknown);
+    Shadow {
+        first: top.map(|top| (top.id.clone(), top.posterior)),
+        culprit: top
+            .and_then(|top| top.culprit.as_ref())
+            .map(|culprit| culprit.path.clone()),
+        conclusive: diagnosis.verdict == Verdict::Conclusive,
+        took_us,
     }
-}
-
-/// Both answers to one episode, for the record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DualResult {
-    /// `NAME/VERSION` of the strategy that decides.
-    pub a: String,
-    /// What it said.
-    pub a_said: Shadow,
-    /// `NAME/VERSION` of the one that shadows.
-    pub b: String,
-    /// What it said; `None` when it was not done in time or failed.
-    pub b_said: Option<Shadow>,
-    /// Whether both name the same cause and the same culprit; `None` without an answer of B.
-    pub consensus: Option<bool>,
 }
 
 /// The shadow with its deadline.
@@ -140,7 +110,7 @@ impl Gateway {
     pub async fn shadow(
         &self,
         rules: Arc<RuleSet>,
-        alert: Alert,
+        alert: Arc<Alert>,
         source: Source,
         evidence: Arc<Evidence>,
         config: DiagnosisConfig,
@@ -152,13 +122,13 @@ impl Gateway {
             let begun = Instant::now();
             let answer = b.rank(&rules, &alert, &source, &evidence, &config);
             let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            Shadow::of(&answer, took_us)
+            shadow_of(&answer, took_us)
         });
         let b_said = tokio::time::timeout(deadline, run)
             .await
             .ok()
             .and_then(Result::ok);
-        let a_said = Shadow::of(decided, decided.took_us);
+        let a_said = shadow_of(decided, decided.took_us);
         let name = |strategy: &dyn Strategy| format!("{}/{}", strategy.name(), strategy.version());
         let cause = |said: &Shadow| {
             (

@@ -7,6 +7,8 @@
 //! has a version; going back to a version is itself one, so that nothing is ever lost.
 
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -24,7 +26,7 @@ const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 /// Weight of a fresh lesson next to one that has begun to fade.
 const FRESH_WEIGHT: f64 = 2.0;
 /// How many lessons the rules' own priors are worth together.
-const STRENGTH: f64 = 20.0;
+const STRENGTH: f64 = 60.0;
 /// A learned prior lies within this factor of the declared one, up and down.
 const FACTOR_MAX: f64 = 4.0;
 /// Lessons kept; older ones have faded to nothing long before.

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::incident::{Alert, FeatureTest, SeriesQuery, Source, Suggestion};
 
+/// The shape of rule files for editors and other tools; what a schema cannot say, the checks do.
+pub const JSON_SCHEMA: &str = include_str!("../../../docs/rules.schema.json");
 /// Rule files are refused above this size.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 /// Hypotheses in one set: what ranks within a millisecond or few.

@@ -22,7 +22,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-fn alert(name: &str) -> Alert {
+pub(super) fn alert(name: &str) -> Alert {
     let labels = BTreeMap::from([("alertname".to_owned(), name.to_owned())]);
     Alert {
         status: AlertStatus::Firing,
@@ -34,7 +34,7 @@ fn alert(name: &str) -> Alert {
     }
 }
 
-fn webhook() -> Source {
+pub(super) fn webhook() -> Source {
     Source::Alertmanager {
         receiver: "paramedic".to_owned(),
     }
@@ -47,7 +47,7 @@ fn readings(pairs: &[(&str, f64)]) -> BTreeMap<String, Reading> {
         .collect()
 }
 
-fn evidence(host: &[(&str, f64)]) -> Evidence {
+pub(super) fn evidence(host: &[(&str, f64)]) -> Evidence {
     Evidence {
         taken_at: Timestamp::UNIX_EPOCH,
         window_s: 30.0,
@@ -60,7 +60,7 @@ fn evidence(host: &[(&str, f64)]) -> Evidence {
     }
 }
 
-fn cgroup(id: u64, path: &str, leaf: bool, pairs: &[(&str, f64)]) -> CgroupFacts {
+pub(super) fn cgroup(id: u64, path: &str, leaf: bool, pairs: &[(&str, f64)]) -> CgroupFacts {
     CgroupFacts {
         id: CgroupId(id),
         path: path.to_owned(),
@@ -173,4 +173,49 @@ fn commands_exit_with_1_on_findings_and_failures() {
     // A case that cannot fail is a finding.
     let empty = write("e.test.yaml", "cases:\n  - {case: a, expect: {}}\n");
     assert_eq!(check_rules(&[empty]), 1);
+}
+
+/// Every shipped rule has a case that it wins, and one where it must not win; all in one run.
+#[test]
+fn every_shipped_rule_has_positive_and_negative_cases() {
+    let texts: Vec<String> = cases::find(&[repository("rules")])
+        .unwrap()
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let count = |needle: &str| {
+        texts
+            .iter()
+            .map(|text| text.matches(needle).count())
+            .sum::<usize>()
+    };
+    for rule in RuleSet::shipped().unwrap().rules() {
+        let wins = count(&format!("ranking: [{}", rule.id));
+        assert!(wins >= 1, "{} wins no case", rule.id);
+        let quiet = count("ranking: [unknown]");
+        let loses =
+            count(&format!("not: [{}", rule.id)) + count(&format!(", {}]", rule.id)) + quiet;
+        assert!(loses >= 1, "{} loses no case", rule.id);
+    }
+}
+
+#[test]
+fn the_schema_has_the_keys_of_the_format() {
+    let schema: serde_json::Value = serde_json::from_str(super::rules::JSON_SCHEMA).unwrap();
+    let hypothesis = &schema["properties"]["hypotheses"]["items"];
+    let keys: Vec<&String> = hypothesis["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .collect();
+    let documented = documented(0);
+    for line in documented
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("     "))
+    {
+        let key = line.trim().split(':').next().unwrap();
+        assert!(keys.iter().any(|known| *known == key), "{key}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(hypothesis["additionalProperties"], false);
 }

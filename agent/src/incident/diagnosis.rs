@@ -125,3 +125,31 @@ pub struct Diagnosis {
     /// Wall-clock time that ranking took, in microseconds.
     pub took_us: u64,
 }
+
+/// A shadow's answer: to look at, never to act upon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// Its first, with posterior; `None` = none of the known causes is likelier.
+    pub first: Option<(String, f64)>,
+    /// Path of the culprit of its first.
+    pub culprit: Option<String>,
+    /// Whether it would have been sure enough.
+    pub conclusive: bool,
+    /// Microseconds.
+    pub took_us: u64,
+}
+
+/// Both answers to one episode, for the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DualResult {
+    /// `NAME/VERSION` of the strategy that decides.
+    pub a: String,
+    /// What it said.
+    pub a_said: Shadow,
+    /// `NAME/VERSION` of the one that shadows.
+    pub b: String,
+    /// What it said; `None` when it was not done in time or failed.
+    pub b_said: Option<Shadow>,
+    /// Whether both name the same cause and the same culprit; `None` without an answer of B.
+    pub consensus: Option<bool>,
+}

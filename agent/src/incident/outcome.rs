@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Alert, CgroupId, Diagnosis, Episode, EpisodeId, FeatureTest};
+use super::{Alert, CgroupId, Diagnosis, DualResult, Episode, EpisodeId, FeatureTest};
 
 /// The catalogue's actions. No shell, no string-built commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,6 +173,11 @@ pub enum Entry {
         /// Milliseconds from the episode's opening to this diagnosis.
         since_open_ms: u64,
     },
+    /// What the shadow strategy said beside the one that decided. Nothing is done about it.
+    Shadowed {
+        /// Both answers.
+        dual: DualResult,
+    },
     /// No action was taken, and why.
     Refused {
         /// The action, if one was planned.
@@ -241,6 +246,7 @@ impl Entry {
             Self::Seen { .. } => "seen",
             Self::Resolved { .. } => "resolved",
             Self::Diagnosed { .. } => "diagnosed",
+            Self::Shadowed { .. } => "shadowed",
             Self::Refused { .. } => "refused",
             Self::Intended { .. } => "intended",
             Self::Applied { .. } => "applied",

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     diagnosis::explain,
-    incident::{Entry, KnobChange, Outcome, OutcomeKind},
+    incident::{DualResult, Entry, KnobChange, Outcome, OutcomeKind, Shadow},
     ledger::{Incident, Summary},
 };
 
@@ -105,6 +105,7 @@ fn say(entry: &Entry) -> Vec<String> {
             lines.extend(explain(diagnosis).lines().map(str::to_owned));
             lines
         }
+        Entry::Shadowed { dual } => vec![shadowed(dual)],
         Entry::Refused { refusal, .. } => {
             vec![
                 format!("no action ({})", refusal.reason),
@@ -193,4 +194,16 @@ fn clip(line: &str) -> String {
 
 fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn shadowed(dual: &DualResult) -> String {
+    let said = |shadow: &Shadow| match &shadow.first {
+        Some((id, posterior)) => format!("{} ({:.0} %)", clean(id), posterior * 100.0),
+        None => "none of the known causes".to_owned(),
+    };
+    match &dual.b_said {
+        None => format!("shadow {}: no answer in time", dual.b),
+        Some(b) if dual.consensus == Some(true) => format!("shadow {} agrees: {}", dual.b, said(b)),
+        Some(b) => format!("shadow {} disagrees: {}", dual.b, said(b)),
+    }
 }
