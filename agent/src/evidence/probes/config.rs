@@ -46,7 +46,7 @@ pub struct ProbesConfig {
     pub idle_s: u64,
     /// What agent and probes may take of one CPU, in percent, 1 to 100, measured every ten seconds.
     /// Over it for half a minute, the syscall pair is detached, then the scheduler tier; they come back
-    /// after a minute under half of it. Default 10.
+    /// after a minute under half of it. Default 25.
     pub budget_cpu_percent: u32,
 }
 
@@ -61,7 +61,7 @@ impl Default for ProbesConfig {
             wake_bytes: 64 << 10,
             recent_max: 1_024,
             idle_s: 120,
-            budget_cpu_percent: 10,
+            budget_cpu_percent: 25,
         }
     }
 }
