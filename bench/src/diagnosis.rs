@@ -3,6 +3,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
+    fmt::Write as _,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
@@ -152,18 +153,20 @@ fn rule_set(rules: usize, features: usize) -> anyhow::Result<RuleSet> {
     ];
     let mut text = String::from("family: bench\nhypotheses:\n");
     for rule in 0..rules {
-        text.push_str(&format!(
-            "  - id: rule-{rule}\n    title: a rule\n    description: made up\n    prior: 0.01\n    culprit: {{by: {}, min_share: 0.3}}\n    applies: {{alerts: [\"Host.*\"]}}\n    features:\n",
+        writeln!(
+            text,
+            "  - id: rule-{rule}\n    title: a rule\n    description: made up\n    prior: 0.01\n    culprit: {{by: {}, min_share: 0.3}}\n    applies: {{alerts: [\"Host.*\"]}}\n    features:",
             ["cpu.cores", "mem.bytes", "pids"][rule % 3]
-        ));
+        )?;
         for feature in 0..features {
             let reading = READINGS[(rule + feature) % READINGS.len()];
-            text.push_str(&format!(
-                "      - {{id: f{feature}, reading: {reading}, at_least: {}, given_cause: 0.9, otherwise: 0.2, decisive: {}, group: g{}, says: it is so}}\n",
+            writeln!(
+                text,
+                "      - {{id: f{feature}, reading: {reading}, at_least: {}, given_cause: 0.9, otherwise: 0.2, decisive: {}, group: g{}, says: it is so}}",
                 0.1 + 0.05 * (rule % 9) as f64,
                 feature == 0,
                 feature / 2
-            ));
+            )?;
         }
     }
     RuleSet::parse([(Path::new("bench.yaml"), text.as_str())])

@@ -136,7 +136,7 @@ fn pairs<'a>(
         let known = told
             .get(&incident.id.to_string())
             .cloned()
-            .or_else(|| proven(incident, dual));
+            .or_else(|| proven(incident, dual).map(Some));
         pair.count(dual, known.as_ref());
     }
     for pair in pairs.values_mut() {
@@ -147,11 +147,12 @@ fn pairs<'a>(
 }
 
 /// A remedy that healed proves the cause that it was for.
-fn proven(incident: &Incident, dual: &DualResult) -> Option<Option<String>> {
+fn proven(incident: &Incident, dual: &DualResult) -> Option<String> {
     let healed = incident.entries.iter().any(|line| {
         matches!(&line.entry, Entry::Verified { outcome, .. } if outcome.kind == OutcomeKind::Healed)
     });
-    healed.then(|| dual.a_said.first.as_ref().map(|(id, _)| id.clone()))
+    let named = || dual.a_said.first.as_ref().map(|(id, _)| id.clone());
+    healed.then(named).flatten()
 }
 
 impl Pair {

@@ -120,8 +120,8 @@ fn deviations(case: &Case, wanted: impl Fn(&Column) -> bool) -> BTreeMap<&str, f
             continue;
         }
         before.sort_by(f64::total_cmp);
-        let at = |share: f64| before[((before.len() - 1) as f64 * share) as usize];
-        let (centre, iqr) = (at(0.5), at(0.75) - at(0.25));
+        let at = |quarter: usize| before[(before.len() - 1) * quarter / 4];
+        let (centre, iqr) = (at(2), at(3) - at(1));
         // As the usual robust scaler: no spread counts as 1.
         let scale = if iqr > 0.0 { iqr } else { 1.0 };
         let values = column.values[after..].iter().flatten();

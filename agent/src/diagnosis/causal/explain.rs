@@ -96,10 +96,9 @@ pub fn ranking_text(ranking: &Ranking) -> String {
             text.push_str(&clean(&format!("         {because}\n")));
         }
     }
-    text.push_str(&format!(
-        "   {:>3.0} %  none of these\n",
-        ranking.none * 100.0
-    ));
+    let none = ranking.none * 100.0;
+    // Writing to a string cannot fail.
+    writeln!(text, "   {none:>3.0} %  none of these").unwrap_or_default();
     text
 }
 

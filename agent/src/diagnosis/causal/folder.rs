@@ -218,14 +218,14 @@ fn topology(path: &Path) -> Result<Vec<(String, String)>, CaseError> {
         if line.trim().is_empty() {
             continue;
         }
-        let cells = fields(line, line_number).map_err(|_| bad())?;
-        let [caller, callee] = cells.as_slice() else {
+        let edge = fields(line, line_number).map_err(|_| bad())?;
+        let [from, to] = edge.as_slice() else {
             return Err(bad());
         };
-        let (caller, callee) = (caller.trim(), callee.trim());
-        let is_header = index == 0 && caller == "caller" && callee == "callee";
-        if !is_header && caller != callee {
-            edges.push((caller.to_owned(), callee.to_owned()));
+        let (from, to) = (from.trim(), to.trim());
+        let is_header = index == 0 && from == "caller" && to == "callee";
+        if !is_header && from != to {
+            edges.push((from.to_owned(), to.to_owned()));
         }
     }
     edges.sort();

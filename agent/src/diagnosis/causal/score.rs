@@ -352,7 +352,9 @@ fn unexplained_load(load: &[Effect], graph: &Graph) -> Vec<f64> {
     }
     let sum: f64 = own.iter().sum();
     if sum > 1.0 {
-        own.iter_mut().for_each(|part| *part /= sum);
+        for part in &mut own {
+            *part /= sum;
+        }
     }
     own
 }

@@ -159,7 +159,9 @@ impl Symptom {
     /// the callee. Without a topology everything is taken for a callee of the alerted entity.
     pub fn explained(mut effects: Vec<Effect>, graph: &Graph, alerted: Option<usize>) -> Self {
         if let Some(alerted) = alerted.map(|at| effects[at]) {
-            effects.iter_mut().for_each(|effect| effect.fit(&alerted));
+            for effect in &mut effects {
+                effect.fit(&alerted);
+            }
         }
         let seen: Vec<bool> = effects.iter().map(|effect| effect.seen).collect();
         let mut own = vec![0.0; effects.len()];

@@ -22,6 +22,10 @@ pub enum Names {
 
 /// What is different about a case.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one difficulty, on or off"
+)]
 pub struct Shape {
     /// Five rows in all, one before the onset.
     pub short: bool,
@@ -54,7 +58,7 @@ impl Shape {
         late_alert: false,
     };
 
-    pub(super) fn case(&self, world: &World, seed: u64) -> Case {
+    pub(super) fn case(self, world: &World, seed: u64) -> Case {
         let mut rng = Rng::new(seed ^ 0xabcd);
         let (step, activity): (f64, Vec<f64>) = if self.short {
             (300.0, vec![0.0, 0.5, 1.0, 1.0, 0.1])
@@ -105,7 +109,7 @@ impl Shape {
         }
     }
 
-    fn alert_metric(&self, fault: Fault) -> &'static str {
+    fn alert_metric(self, fault: Fault) -> &'static str {
         let errors = fault == Fault::Errors;
         match (self.names, errors) {
             (Names::Usual | Names::Percentiles, false) => "latency",
@@ -118,7 +122,7 @@ impl Shape {
     }
 
     fn table(
-        &self,
+        self,
         world: &World,
         rng: &mut Rng,
         start: f64,
@@ -143,7 +147,7 @@ impl Shape {
         table
     }
 
-    fn columns(&self, table: &mut Table, at: usize, shown: &[Shown]) {
+    fn columns(self, table: &mut Table, at: usize, shown: &[Shown]) {
         let busy = |shown: &Shown| shown.requests > 0.0;
         let well = |shown: &Shown| 1.0 - shown.failed / shown.requests;
         let mut put = |metric: &str, statistic: &str, value: &dyn Fn(&Shown) -> Option<f64>| {
@@ -191,7 +195,11 @@ impl Shape {
                 let mut sum = 1e4;
                 let values = shown.iter().enumerate().map(|(row, shown)| {
                     // A restart in the middle of the quiet.
-                    sum = if row == 20 && at % 3 == 0 { 0.0 } else { sum } + value(shown);
+                    sum = if row == 20 && at.is_multiple_of(3) {
+                        0.0
+                    } else {
+                        sum
+                    } + value(shown);
                     Some(sum)
                 });
                 table.columns.push(Column {

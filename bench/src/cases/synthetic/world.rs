@@ -121,11 +121,11 @@ impl World {
         let strength = strength(&services, culprit, &mut rng);
         let bystanders = bystanders(&services, culprit, &mut rng);
         Self {
-            bystanders,
             services,
             fault,
             culprit,
             strength,
+            bystanders,
         }
     }
 
