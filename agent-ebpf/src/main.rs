@@ -3,6 +3,10 @@
 //! Raw tracepoints need neither tracefs nor a particular layout of the kernel: their arguments are
 //! those of the tracepoint's prototype. What must be read from inside a `task_struct` goes by the
 //! offsets in [`layout`], which the agent takes from the running kernel's own BTF at load time.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "ids and numbers come in registers that are wider than they are; checks cost instructions"
+)]
 #![no_std]
 #![no_main]
 // For the one atomic addition in `charge`; the BPF target is built by a compiler that allows it.

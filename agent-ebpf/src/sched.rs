@@ -179,13 +179,13 @@ fn count_collision(entry: &Waiting, tid: u32) {
 #[inline(always)]
 fn in_call(row: u32, call: u32, blocked: u64) {
     let key = cell_key(row, call);
-    let Some(cell) = CELLS_OF.get_ptr_mut(cell_of(key)) else {
+    let Some(place) = CELLS_OF.get_ptr_mut(cell_of(key)) else {
         return;
     };
     // SAFETY: fields of a map value.
     unsafe {
-        if (*cell).key == key || ((*cell).key == 0 && claim(&raw mut (*cell).key, key)) {
-            (*cell).ns += blocked;
+        if (*place).key == key || ((*place).key == 0 && claim(&raw mut (*place).key, key)) {
+            (*place).ns += blocked;
         } else {
             note(probe::SCHED, |stats| &raw mut (*stats).map_drops);
         }
@@ -221,6 +221,7 @@ fn row_of(task: u64) -> u32 {
 /// Takes a free place for `new`; false if somebody else was first with another.
 #[inline(always)]
 unsafe fn claim(place: *mut u64, new: u64) -> bool {
+    #[cfg(target_arch = "bpf")]
     let mut old = 0_u64;
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller promises an aligned place in a map's value.
@@ -235,9 +236,7 @@ unsafe fn claim(place: *mut u64, new: u64) -> bool {
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: as above. Only lints are run on other targets.
-    unsafe {
-        old = core::mem::replace(&mut *place, new);
-    }
+    let old = unsafe { core::mem::replace(&mut *place, new) };
     old == 0 || old == new
 }
 
@@ -250,7 +249,7 @@ fn call_of(task: u64) -> u32 {
     }
     // SAFETY: a task that the kernel gave us.
     let registers = unsafe { bpf_task_pt_regs(task as *mut task_struct) };
-    let nr: u64 = direct(registers as u64, layout::PT_REGS_NR.load());
+    let nr: u64 = direct(registers.cast_unsigned(), layout::PT_REGS_NR.load());
     if nr < u64::from(NO_CALL) {
         nr as u32
     } else {

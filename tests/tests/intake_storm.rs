@@ -118,6 +118,10 @@ fn count(index: &Index, fingerprints: &mut BTreeSet<Fingerprint>) -> Count {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story from the storm to the count"
+)]
 fn nothing_accepted_is_lost_and_nothing_is_handled_twice() {
     let alerts = usize::try_from(number("PARAMEDIC_STORM_ALERTS", 10_000)).unwrap();
     let kills = usize::try_from(number("PARAMEDIC_STORM_KILLS", 5)).unwrap();

@@ -9,6 +9,7 @@ pub const WAYS: usize = 8;
 pub const LINES: u32 = 512;
 
 /// Rows of cgroups.
+#[expect(clippy::cast_possible_truncation, reason = "8")]
 pub const SCHED_ROWS: u32 = LINES * WAYS as u32;
 
 /// Row of those that found their line full.
@@ -85,6 +86,10 @@ pub struct Cell {
 
 /// Line in which a cgroup's key is looked for.
 #[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the upper bits, as many as LINES has"
+)]
 pub const fn line_of(cgroup: u64) -> u32 {
     (cgroup.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - LINES.trailing_zeros())) as u32
 }
@@ -103,6 +108,10 @@ pub const fn of_cell_key(key: u64) -> (u32, u32) {
 
 /// Place of a cell.
 #[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the upper bits, as many as CELLS has"
+)]
 pub const fn cell_of(key: u64) -> u32 {
     (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - CELLS.trailing_zeros())) as u32
 }

@@ -75,6 +75,10 @@ impl Watch {
 
 /// Place of a cgroup in the watch table, below [`PLACES`].
 #[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the upper bits, as many as PLACES has"
+)]
 pub const fn place_of(cgroup: u64, multiplier: u64) -> u32 {
     (cgroup.wrapping_mul(multiplier) >> (u64::BITS - PLACES.trailing_zeros())) as u32
 }

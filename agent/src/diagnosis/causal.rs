@@ -4,10 +4,10 @@
 //! databases, nodes), the edges caller -> callee and one alert, and ranks the entities by how much of
 //! the trouble begins at them:
 //!
-//! 1. what moved, against the same column before ([`mod@column`], re-based where the reference is of
+//! 1. what moved, against the same column before (`column`, re-based where the reference is of
 //!    another day);
 //! 2. how much that costs: extra seconds or failures times requests, not deviation alone;
-//! 3. explaining away: what the callees of an entity lose as well is theirs ([`mod@graph`]);
+//! 3. explaining away: what the callees of an entity lose as well is theirs (`graph`);
 //! 4. what speaks beside the alerted symptom: resources, the other symptom, load.
 //!
 //! Pure but for [`folder`], which reads and writes case folders (`docs/cases.md`).

@@ -215,9 +215,9 @@ mod tests {
         counts
     }
 
-    fn kernel(cgroup: u64, counts: SchedCounts) -> KernelCounts {
+    fn kernel(cgroup: u64, counts: &SchedCounts) -> KernelCounts {
         KernelCounts {
-            sched: HashMap::from([(CgroupId(cgroup), counts)]),
+            sched: HashMap::from([(CgroupId(cgroup), *counts)]),
             ..KernelCounts::default()
         }
     }
@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn waits_become_readings_of_the_node_and_of_their_cgroup() {
-        let earlier = kernel(7, counts(&[(12, 5)], 1000));
-        let mut now = kernel(7, counts(&[(12, 103), (24, 2)], 500_001_000));
+        let earlier = kernel(7, &counts(&[(12, 5)], 1000));
+        let mut now = kernel(7, &counts(&[(12, 103), (24, 2)], 500_001_000));
         let futex = u32::try_from(libc::SYS_futex).unwrap();
         now.blocked
             .insert((CgroupId(7), BlockedIn::Call(futex)), 3_000_000_000);
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_row_that_was_given_away_counts_from_zero() {
-        let earlier = kernel(7, counts(&[(12, 50)], 9000));
-        let now = kernel(7, counts(&[(12, 3)], 600));
+        let earlier = kernel(7, &counts(&[(12, 50)], 9000));
+        let now = kernel(7, &counts(&[(12, 3)], 600));
         let window = SchedWindow::between(&earlier, &now);
         assert_eq!(window.cgroups[0].1.runq_ns, 600);
         assert_eq!(window.cgroups[0].1.buckets[2], 3);

@@ -113,6 +113,10 @@ fn pair() -> anyhow::Result<Probes> {
 }
 
 /// Runs the part.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one measurement after another, in the order in which they are interleaved"
+)]
 pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let probes = pair()?;
     let own = CgroupId(bench.own.id()?);

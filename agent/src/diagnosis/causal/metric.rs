@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// Seconds a request takes.
     Latency,
-    /// Failed requests, a count or a share; or the successful share, see [`is_success`].
+    /// Failed requests, a count or a share; or the successful share, see `is_success`.
     Errors,
     /// Requests.
     Traffic,

@@ -122,19 +122,18 @@ fn restore(name: ProbeName, kernel: &mut Kernel, slots: &mut [Slot]) {
         return;
     };
     tracing::info!(probe = slot.spec.label, "there is room in the budget again");
-    match name {
-        ProbeName::Sched => match kernel.resume_scheduler() {
-            Ok(()) => {
-                slot.state = ProbeState::Attached;
-                slot.why = None;
-            }
-            Err(why) => slot.fall_back(why),
-        },
+    if name != ProbeName::Sched {
         // Attached on the next alert.
-        _ => {
-            slot.state = ProbeState::Standby;
+        slot.state = ProbeState::Standby;
+        slot.why = None;
+        return;
+    }
+    match kernel.resume_scheduler() {
+        Ok(()) => {
+            slot.state = ProbeState::Attached;
             slot.why = None;
         }
+        Err(why) => slot.fall_back(why),
     }
 }
 

@@ -92,17 +92,16 @@ impl Layout {
         let mut missing = Vec::new();
         let mut no_sched = None;
         for (global, structure, field) in FIELDS {
-            match btf.offset(structure, field) {
-                Some(offset) => globals.push((global, offset)),
-                None => {
-                    let name = format!("{structure}.{field}");
-                    if SCHED.contains(&global) {
-                        no_sched = Some(format!("this kernel's BTF has no {name}"));
-                    }
-                    if VICTIM.contains(&global) {
-                        missing.push(name);
-                    }
-                }
+            if let Some(offset) = btf.offset(structure, field) {
+                globals.push((global, offset));
+                continue;
+            }
+            let name = format!("{structure}.{field}");
+            if SCHED.contains(&global) {
+                no_sched = Some(format!("this kernel's BTF has no {name}"));
+            }
+            if VICTIM.contains(&global) {
+                missing.push(name);
             }
         }
         match btf.tracepoint("sched_switch") {

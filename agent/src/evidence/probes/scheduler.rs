@@ -7,9 +7,7 @@ use aya::{
     maps::MapData,
     programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
-use paramedic_abi::{
-    CELLS, Cell, LINES, NO_CALL, SCHED_OTHERS, SCHED_ROWS, SchedRow, WAYS, of_cell_key,
-};
+use paramedic_abi::{CELLS, Cell, NO_CALL, SCHED_OTHERS, SCHED_ROWS, SchedRow, of_cell_key};
 
 use super::{
     mapped::{Mapped, mapped, plain_array},
@@ -199,7 +197,7 @@ impl Memory {
 /// A line of keys is one entry of the kernel's.
 fn keys(map: &MapData) -> Result<Mapped<u64>, String> {
     use std::os::fd::AsFd as _;
-    Mapped::new(map.fd().as_fd(), LINES * WAYS as u32)
+    Mapped::new(map.fd().as_fd(), SCHED_ROWS)
         .map_err(|error| format!("cannot map an array of the probes: {error}"))
 }
 

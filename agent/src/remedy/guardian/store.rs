@@ -160,7 +160,7 @@ impl LeaseStore {
         self.dir.join(format!("{episode}.{kind}"))
     }
 
-    fn put<T: Serialize>(&self, path: &Path, what: &T) -> Result<(), GuardianError> {
+    fn put<T: Serialize>(path: &Path, what: &T) -> Result<(), GuardianError> {
         let mut bytes = serde_json::to_vec(what).map_err(|error| GuardianError::Odd {
             path: path.display().to_string(),
             why: error.to_string(),
@@ -195,7 +195,7 @@ impl LeaseStore {
 
     /// Writes a lease, over an earlier state of it.
     pub fn put_lease(&self, lease: &Lease) -> Result<(), GuardianError> {
-        self.put(&self.path(lease.intent.episode, "lease"), lease)
+        Self::put(&self.path(lease.intent.episode, "lease"), lease)
     }
 
     /// A lease.
@@ -206,7 +206,7 @@ impl LeaseStore {
     /// Says that a lease was ended, then removes it: in between both are there, and ending it again
     /// changes nothing.
     pub fn finish(&self, episode: EpisodeId, done: &Done) -> Result<(), GuardianError> {
-        self.put(&self.path(episode, "done"), done)?;
+        Self::put(&self.path(episode, "done"), done)?;
         self.release(episode)
     }
 
