@@ -47,12 +47,14 @@ pub fn guard(dir: &Path, grace: Duration) -> Result<(), GuardianError> {
     info!(dir = %dir.display(), "guarding");
     let mut watch = Watch::new(store, grace);
     loop {
-        let left = watch.look(boot_time(), STOP.load(Ordering::Relaxed))?;
-        if STOP.load(Ordering::Relaxed) {
+        // Read once: a signal that comes during the look must find another look before the end.
+        let (now, stop) = (boot_time(), STOP.load(Ordering::Relaxed));
+        let left = watch.look(now, stop)?;
+        if stop {
             info!("stopped; every lease was ended");
             return Ok(());
         }
-        if left == 0 && watch.agent_is_gone_for_good() {
+        if left == 0 && watch.agent_is_gone_for_good(now) {
             info!("the agent is gone and nothing is in force: done");
             return Ok(());
         }
@@ -66,9 +68,8 @@ pub struct Watch {
     store: LeaseStore,
     grace: Duration,
     boot_id: String,
-    /// Boot time at which the agent was first found gone, and for how long it has been.
+    /// Boot time at which the agent was first found gone; `None` while it lives.
     gone_since: Option<Duration>,
-    gone: Option<Duration>,
 }
 
 impl Watch {
@@ -79,12 +80,16 @@ impl Watch {
             grace,
             boot_id: boot_id(),
             gone_since: None,
-            gone: None,
         }
     }
 
-    fn agent_is_gone_for_good(&self) -> bool {
-        self.gone.is_some_and(|gone| gone >= self.grace)
+    fn gone_for(&self, now_boot: Duration) -> Option<Duration> {
+        self.gone_since.map(|since| now_boot.saturating_sub(since))
+    }
+
+    fn agent_is_gone_for_good(&self, now_boot: Duration) -> bool {
+        self.gone_for(now_boot)
+            .is_some_and(|gone| gone >= self.grace)
     }
 
     /// Ends what is due (`all`: everything); how many leases are left.
@@ -92,12 +97,11 @@ impl Watch {
     /// # Errors
     /// The folder can't be read. Trouble with one lease is logged, and tried again at the next look.
     pub fn look(&mut self, now_boot: Duration, all: bool) -> Result<usize, GuardianError> {
-        if self.store.lives("agent")? {
-            (self.gone_since, self.gone) = (None, None);
+        self.gone_since = if self.store.lives("agent")? {
+            None
         } else {
-            let since = *self.gone_since.get_or_insert(now_boot);
-            self.gone = Some(now_boot.saturating_sub(since));
-        }
+            self.gone_since.or(Some(now_boot))
+        };
         let mut left = 0;
         for episode in self.store.leases()? {
             match self.look_at(episode, now_boot, all) {
@@ -128,7 +132,8 @@ impl Watch {
             self.store.release(episode)?;
             return Ok(true);
         }
-        let due = lease.due(now_boot, self.gone, self.grace).map(Due::reason);
+        let gone = self.gone_for(now_boot);
+        let due = lease.due(now_boot, gone, self.grace).map(Due::reason);
         let Some(reason) = due.or(all.then_some("guardian_stopped")) else {
             return Ok(false);
         };
@@ -202,7 +207,7 @@ mod tests {
         // Counted from the new absence.
         assert_eq!(watch.look(at(112), false).unwrap(), 1);
         assert_eq!(watch.look(at(121), false).unwrap(), 1);
-        assert!(!watch.agent_is_gone_for_good());
+        assert!(!watch.agent_is_gone_for_good(at(121)));
     }
 
     #[test]
