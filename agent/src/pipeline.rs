@@ -115,7 +115,7 @@ pub async fn handle(
 ) -> Result<(), PipelineError> {
     // Attached from here to the verdict: the record shows what the culprit asked of the kernel.
     let _watched = stages.watch.begin(&stages.recorder);
-    let evidence = look(stages, &episode).await;
+    let evidence = Arc::new(look(stages, &episode).await);
     let diagnosis = think(stages, &episode, &evidence);
     remember(stages, &episode, &diagnosis, &evidence).await?;
     learning::shadow(stages, &episode, &diagnosis, &evidence);
@@ -260,7 +260,7 @@ async fn decide(
     stages: &Arc<Stages>,
     episode: &Episode,
     diagnosis: &Diagnosis,
-    evidence: &Evidence,
+    evidence: &Arc<Evidence>,
 ) -> Result<Intent, Refusal> {
     let (remedies, episode) = (stages.remedies.clone(), episode.clone());
     let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());

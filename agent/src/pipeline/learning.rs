@@ -17,14 +17,14 @@ pub(super) fn shadow(
     stages: &Arc<Stages>,
     episode: &Episode,
     decided: &Diagnosis,
-    evidence: &Evidence,
+    evidence: &Arc<Evidence>,
 ) {
     if stages.diagnosis.shadow_deadline_ms == 0 {
         return;
     }
     let (stages, decided) = (stages.clone(), decided.clone());
     let (id, alert, source) = (episode.id, episode.alert.clone(), episode.source.clone());
-    let evidence = Arc::new(evidence.clone());
+    let evidence = evidence.clone();
     tokio::spawn(async move {
         let (rules, config) = (stages.rules(), stages.diagnosis.clone());
         let asked = stages
