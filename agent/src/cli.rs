@@ -7,6 +7,7 @@ pub(crate) mod guardian;
 pub(crate) mod history;
 pub(crate) mod incidents;
 pub(crate) mod journal;
+mod place;
 pub(crate) mod probes;
 pub(crate) mod run;
 pub(crate) mod test_rules;

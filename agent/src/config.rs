@@ -152,6 +152,11 @@ impl Config {
         }
     }
 
+    /// The file's, or the defaults where none is named.
+    pub fn load_or_shipped(file: Option<&Path>) -> Result<Self, ConfigError> {
+        file.map_or_else(|| Ok(Self::shipped()), Self::load)
+    }
+
     /// The defaults, ready for use.
     pub fn shipped() -> Self {
         let mut config = Self::default();

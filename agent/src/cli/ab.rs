@@ -1,15 +1,12 @@
 //! `paramedic ab report`: the two strategies on the same incidents, and whether to promote the shadow.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{
-    EXIT_OK, history,
-    incidents::{INCIDENTS_MAX, journal_dir},
-};
+use super::{EXIT_OK, history, incidents::INCIDENTS_MAX, place::Place};
 use crate::{
     diagnosis::{
         gateway::{Paired, mcnemar},
@@ -22,15 +19,8 @@ use crate::{
 /// Arguments of `paramedic ab`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The agent's state directory
-    #[arg(long, global = true, conflicts_with = "config")]
-    state_dir: Option<PathBuf>,
-    /// The agent's configuration file
-    #[arg(long, global = true)]
-    config: Option<PathBuf>,
-    /// JSON instead of text
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,13 +49,13 @@ struct Pair {
 /// Runs the subcommand.
 pub(super) fn ab(args: &Args) -> anyhow::Result<u8> {
     let Command::Report = args.command;
-    let dir = journal_dir(args.state_dir.as_deref(), args.config.as_deref())?;
+    let dir = args.place.journal_dir()?;
     let (index, _) = ledger::read(&dir, INCIDENTS_MAX)
         .with_context(|| format!("cannot read the journal at {}", dir.display()))?;
-    let config = history::config(args.config.as_deref())?;
-    let history = history::store(&config, args.state_dir.as_deref()).load()?;
+    let config = args.place.config()?;
+    let history = history::store(&config, args.place.state_dir.as_deref()).load()?;
     let pairs = pairs(index.iter(), &told(&history));
-    if args.json {
+    if args.place.json {
         println!("{}", serde_json::json!({ "pairs": pairs }));
         return Ok(EXIT_OK);
     }

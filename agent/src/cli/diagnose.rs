@@ -41,10 +41,7 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     if let Some(path) = &args.replay {
         return replay(path, args.json);
     }
-    let config = match &args.config {
-        Some(file) => Config::load(file)?,
-        None => Config::shipped(),
-    };
+    let config = Config::load_or_shipped(args.config.as_deref())?;
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
     let probes = Arc::new(Probes::start(&config.probes));
     let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;

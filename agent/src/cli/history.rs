@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Subcommand;
 use jiff::Timestamp;
 
@@ -42,7 +41,7 @@ enum Command {
 
 /// Runs the subcommand.
 pub(super) fn history(args: &Args) -> anyhow::Result<u8> {
-    let config = config(args.config.as_deref())?;
+    let config = Config::load_or_shipped(args.config.as_deref())?;
     let store = store(&config, args.state_dir.as_deref());
     match args.command {
         Command::Show => show(&config, &store.load()?, args.json)?,
@@ -55,14 +54,6 @@ pub(super) fn history(args: &Args) -> anyhow::Result<u8> {
         }
     }
     Ok(EXIT_OK)
-}
-
-/// The configuration by its file, or the defaults.
-pub(super) fn config(file: Option<&Path>) -> anyhow::Result<Config> {
-    match file {
-        Some(file) => Config::load(file).with_context(|| format!("cannot use {}", file.display())),
-        None => Ok(Config::shipped()),
-    }
 }
 
 /// Where the history lies.

@@ -2,17 +2,16 @@
 
 use std::{
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{EXIT_FINDINGS, EXIT_OK, history};
+use super::{EXIT_FINDINGS, EXIT_OK, history, place::Place};
 use crate::{
     app::{AppError, load_rules},
-    config::Config,
     diagnosis::history::Event,
     incident::{Entry, EpisodeId},
     ledger::{self, Incident, Index, Line},
@@ -25,15 +24,8 @@ pub(super) const INCIDENTS_MAX: usize = 100_000;
 /// Arguments of `paramedic incidents`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The agent's state directory
-    #[arg(long, global = true, conflicts_with = "config")]
-    state_dir: Option<PathBuf>,
-    /// The agent's configuration file, to find its state directory
-    #[arg(long, global = true)]
-    config: Option<PathBuf>,
-    /// JSON instead of text
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     command: Command,
 }
@@ -68,13 +60,7 @@ enum Command {
 
 /// Runs the subcommand.
 pub fn incidents(args: Args) -> anyhow::Result<u8> {
-    let dir = journal_dir(args.state_dir.as_deref(), args.config.as_deref())?;
-    if !dir.is_dir() {
-        bail!(
-            "no journal at {}: name the agent's folder with --state-dir or its file with --config",
-            dir.display()
-        );
-    }
+    let dir = args.place.journal_dir()?;
     let (index, found) = ledger::read(&dir, INCIDENTS_MAX)
         .with_context(|| format!("cannot read the journal at {}", dir.display()))?;
     for (lsn, why) in &found.unreadable {
@@ -91,7 +77,7 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
                 .take(limit)
                 .map(Incident::summary)
                 .collect();
-            if args.json {
+            if args.place.json {
                 println!("{}", serde_json::to_string_pretty(&summaries)?);
             } else {
                 print!("{}", incident_table(&summaries));
@@ -99,15 +85,14 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
         }
         Command::Show { id } => {
             let incident = find(&index, &id)?;
-            if args.json {
+            if args.place.json {
                 println!("{}", serde_json::to_string_pretty(incident)?);
             } else {
                 print!("{}", incident_text(incident));
             }
         }
         Command::Feedback { id, cause } => {
-            let (state_dir, config) = (args.state_dir.as_deref(), args.config.as_deref());
-            feedback(find(&index, &id)?, &cause, state_dir, config)?;
+            feedback(find(&index, &id)?, &cause, &args.place)?;
         }
         Command::Export { id: Some(id) } => {
             let incident = export(&dir, find(&index, &id)?)?;
@@ -146,13 +131,8 @@ fn export(dir: &Path, incident: &Incident) -> anyhow::Result<serde_json::Value> 
 }
 
 /// Records a person's word; it must name a hypothesis that the rules have.
-fn feedback(
-    incident: &Incident,
-    cause: &str,
-    state_dir: Option<&Path>,
-    config: Option<&Path>,
-) -> anyhow::Result<()> {
-    let config = history::config(config)?;
+fn feedback(incident: &Incident, cause: &str, place: &Place) -> anyhow::Result<()> {
+    let config = place.config()?;
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
     if cause != "none" && rules.get(cause).is_none() {
         bail!("no rule has the id {cause:?}: name one, or `none`");
@@ -162,21 +142,11 @@ fn feedback(
         by: "feedback".to_owned(),
         episode: incident.id.to_string(),
     };
-    let learned = history::store(&config, state_dir).append(Timestamp::now(), event)?;
+    let learned =
+        history::store(&config, place.state_dir.as_deref()).append(Timestamp::now(), event)?;
     let (version, before) = (learned.version(), learned.version() - 1);
     println!("learned as version {version}; `paramedic history revert {before}` undoes it");
     Ok(())
-}
-
-pub(super) fn journal_dir(
-    state_dir: Option<&Path>,
-    config: Option<&Path>,
-) -> anyhow::Result<PathBuf> {
-    Ok(match (state_dir, config) {
-        (Some(dir), _) => dir.join("journal"),
-        (None, Some(file)) => Config::load(file)?.journal.dir,
-        (None, None) => Config::shipped().journal.dir,
-    })
 }
 
 /// By full id or unambiguous beginning.

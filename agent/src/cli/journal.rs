@@ -4,16 +4,15 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{EXIT_FINDINGS, EXIT_OK};
+use super::{EXIT_FINDINGS, EXIT_OK, place::Place};
 use crate::{
-    config::Config,
     incident::EpisodeId,
     journal::{self, Inspection, LaneId, LaneReport, Reader, Repaired, SegmentUse},
 };
@@ -21,15 +20,8 @@ use crate::{
 /// Arguments of `paramedic journal`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The agent's state directory
-    #[arg(long, global = true, conflicts_with = "config")]
-    state_dir: Option<PathBuf>,
-    /// The agent's configuration file, to find its journal
-    #[arg(long, global = true)]
-    config: Option<PathBuf>,
-    /// JSON instead of text
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     command: Command,
 }
@@ -52,17 +44,11 @@ enum Command {
 
 /// Runs the subcommand.
 pub fn journal(args: &Args) -> anyhow::Result<u8> {
-    let dir = journal_dir(args.state_dir.as_deref(), args.config.as_deref())?;
-    if !dir.is_dir() {
-        bail!(
-            "no journal at {}: name the agent's folder with --state-dir or its file with --config",
-            dir.display()
-        );
-    }
+    let dir = args.place.journal_dir()?;
     let text = match args.command {
         Command::Stat => {
             let found = inspect(&dir)?;
-            let text = if args.json {
+            let text = if args.place.json {
                 serde_json::to_string_pretty(&found)? + "\n"
             } else {
                 stat_text(&dir, &found)
@@ -72,7 +58,7 @@ pub fn journal(args: &Args) -> anyhow::Result<u8> {
         Command::Check => {
             let found = inspect(&dir)?;
             let corrupt = found.corruption().next().is_some();
-            let text = if args.json {
+            let text = if args.place.json {
                 let damage: Vec<_> = found.corruption().collect();
                 let cuts: Vec<_> = found.lanes.iter().flat_map(|lane| &lane.cuts).collect();
                 let bytes: u64 = found.lanes.iter().map(|lane| lane.bytes_verified).sum();
@@ -89,7 +75,7 @@ pub fn journal(args: &Args) -> anyhow::Result<u8> {
         Command::Repair { yes } => {
             let done = journal::repair(&dir, !yes)
                 .with_context(|| format!("cannot repair the journal at {}", dir.display()))?;
-            let text = if args.json {
+            let text = if args.place.json {
                 serde_json::to_string_pretty(&done)? + "\n"
             } else {
                 repair_text(&done, yes)
@@ -100,14 +86,6 @@ pub fn journal(args: &Args) -> anyhow::Result<u8> {
     };
     print(&text.0)?;
     Ok(text.1)
-}
-
-fn journal_dir(state_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<PathBuf> {
-    Ok(match (state_dir, config) {
-        (Some(dir), _) => dir.join("journal"),
-        (None, Some(file)) => Config::load(file)?.journal.dir,
-        (None, None) => Config::shipped().journal.dir,
-    })
 }
 
 fn inspect(dir: &Path) -> anyhow::Result<Inspection> {

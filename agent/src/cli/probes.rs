@@ -27,10 +27,7 @@ pub struct Args {
 /// Loads and attaches every probe, the syscall pair too, prints how it went, and detaches them.
 /// Exit 1 if any falls back.
 pub(super) fn probes(args: &Args) -> anyhow::Result<u8> {
-    let config = match &args.config {
-        Some(file) => Config::load(file)?,
-        None => Config::shipped(),
-    };
+    let config = Config::load_or_shipped(args.config.as_deref())?;
     let begun = Instant::now();
     let probes = Probes::start(&config.probes);
     let took_ms = begun.elapsed().as_millis();

@@ -14,10 +14,7 @@ use crate::{
 /// Runs the agent until SIGTERM or SIGINT.
 pub(super) fn run(config: Option<&Path>, log_format: LogFormat) -> anyhow::Result<u8> {
     telemetry::init(log_format);
-    let config = match config {
-        Some(file) => Config::load(file).context("the configuration was refused")?,
-        None => Config::shipped(),
-    };
+    let config = Config::load_or_shipped(config).context("the configuration was refused")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
