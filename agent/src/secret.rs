@@ -39,10 +39,13 @@ pub enum SecretError {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// Nothing secret can be made.
+    #[error("the kernel gives no random bytes")]
+    NoRandom,
 }
 
 /// What tells one content of a file from another without reading it.
-type Stamp = (u64, u64, (i64, i64), u64);
+pub type Stamp = (u64, u64, (i64, i64), u64);
 
 struct Held<T> {
     value: Arc<T>,
@@ -102,7 +105,7 @@ impl<T> SecretFile<T> {
 
     fn look(&self, held: &mut Held<T>) {
         held.looked_at = Instant::now();
-        let stamp = fs::metadata(&self.path).ok().map(|found| stamp(&found));
+        let stamp = stamp_of(&self.path);
         if stamp == held.stamp {
             return;
         }
@@ -120,6 +123,11 @@ impl<T> SecretFile<T> {
             }
         }
     }
+}
+
+/// Of a file; `None` if there is none.
+pub fn stamp_of(path: &Path) -> Option<Stamp> {
+    fs::metadata(path).ok().map(|found| stamp(&found))
 }
 
 fn stamp(found: &fs::Metadata) -> Stamp {

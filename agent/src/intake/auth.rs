@@ -8,12 +8,13 @@ use std::{
 };
 
 use axum::http::{HeaderMap, header};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ring::{digest::SHA256_OUTPUT_LEN as REMEMBERED_BYTES, hmac, rand::SystemRandom};
 use tokio::sync::Semaphore;
 
 use super::IntakeConfig;
 use crate::{
     incident::TenantId,
-    resilience::random,
     secret::{SecretError, SecretFile, lines},
 };
 
@@ -28,6 +29,8 @@ const CHECKS_MAX: usize = 1;
 const KNOWN_MAX: usize = 1024;
 /// bcrypt's own bound; what lies beyond would be ignored.
 const PASSWORD_BYTES_MAX: usize = 72;
+
+type Remembered = [u8; REMEMBERED_BYTES];
 
 /// The secrets that admit a bearer.
 pub struct Tokens(Vec<Vec<u8>>);
@@ -122,9 +125,9 @@ pub struct Auth {
     all: Source,
     tenants: BTreeMap<TenantId, Source>,
     checks: Semaphore,
-    known: Mutex<HashSet<[u8; 32]>>,
-    /// So that what is remembered of a password is worth nothing outside this process.
-    salt: [u8; 32],
+    known: Mutex<HashSet<Remembered>>,
+    /// This process's own, of what it remembers of passwords.
+    key: hmac::Key,
 }
 
 /// What a header shows.
@@ -163,7 +166,8 @@ impl Auth {
             tenants,
             checks: Semaphore::new(CHECKS_MAX),
             known: Mutex::default(),
-            salt: random(),
+            key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+                .map_err(|_| SecretError::NoRandom)?,
         })
     }
 
@@ -230,7 +234,7 @@ impl Auth {
     /// Checks a password, or remembers that it was right. Off the threads that serve, few at a time: who
     /// guesses waits behind himself, and known senders wait for nobody.
     async fn checked(&self, password: &str, hash: &str) -> bool {
-        let key = self.digest(password, hash);
+        let key = self.remembered(password, hash);
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known().contains(&key) {
             return true;
@@ -251,24 +255,15 @@ impl Auth {
         fits
     }
 
-    fn digest(&self, password: &str, hash: &str) -> [u8; 32] {
-        let provider = rustls::crypto::ring::default_provider();
-        let suite = provider
-            .cipher_suites
-            .iter()
-            .find_map(rustls::SupportedCipherSuite::tls13);
-        let mut digest = [0; 32];
-        if let Some(suite) = suite {
-            let mut context = suite.common.hash_provider.start();
-            for part in [&self.salt[..], password.as_bytes(), &[0], hash.as_bytes()] {
-                context.update(part);
-            }
-            let output = context.finish();
-            for (at, byte) in output.as_ref().iter().enumerate() {
-                digest[at % 32] ^= byte;
-            }
+    /// What is remembered of a password that was right: worth nothing outside this process.
+    fn remembered(&self, password: &str, hash: &str) -> Remembered {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [password.as_bytes(), &[0], hash.as_bytes()] {
+            context.update(part);
         }
-        digest
+        let mut remembered = [0; REMEMBERED_BYTES];
+        remembered.copy_from_slice(context.sign().as_ref());
+        remembered
     }
 }
 
@@ -290,36 +285,10 @@ fn shown(headers: &HeaderMap) -> Option<Shown<'_>> {
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return None;
     }
-    let text = String::from_utf8(base64(shown)?).ok()?;
+    let text = String::from_utf8(STANDARD.decode(shown).ok()?).ok()?;
     let (name, password) = text.split_once(':')?;
     let fits = password.len() <= PASSWORD_BYTES_MAX && !password.contains('\0');
     fits.then(|| Shown::Basic(name.to_owned(), password.to_owned()))
-}
-
-/// Standard base64 (RFC 4648, section 4); `None` for anything else.
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    if !text.len().is_multiple_of(4) || padding > 2 {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    for four in text[..text.len() - padding].chunks(4) {
-        let mut word = 0u32;
-        for byte in four {
-            let value = match byte {
-                b'A'..=b'Z' => byte - b'A',
-                b'a'..=b'z' => byte - b'a' + 26,
-                b'0'..=b'9' => byte - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            word = word << 6 | u32::from(value);
-        }
-        word <<= 6 * (4 - four.len());
-        bytes.extend_from_slice(&word.to_be_bytes()[1..four.len()]);
-    }
-    Some(bytes)
 }
 
 /// Compares in a time that depends on the length of `shown` only.

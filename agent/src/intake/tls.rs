@@ -2,10 +2,10 @@
 //! asked for, HTTP/2 and HTTP/1.1 by ALPN.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use rustls::{
@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::TlsConfig;
+use crate::secret::{Stamp, stamp_of};
 
 /// Between two looks at whether the files changed.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ pub enum TlsError {
 pub(super) struct Tls {
     config: TlsConfig,
     acceptor: RwLock<TlsAcceptor>,
-    seen: Mutex<(Vec<Option<SystemTime>>, Instant)>,
+    seen: Mutex<(Vec<Option<Stamp>>, Instant)>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -65,7 +66,7 @@ impl std::fmt::Debug for Tls {
 
 impl Tls {
     pub(super) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
-        let seen = Mutex::new((changed(config), Instant::now()));
+        let seen = Mutex::new((stamps(config), Instant::now()));
         Ok(Self {
             acceptor: RwLock::new(acceptor(config)?),
             config: config.clone(),
@@ -92,7 +93,7 @@ impl Tls {
     /// Looks now; running connections keep what they have.
     pub(super) fn reload(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = changed(&self.config);
+        let now = stamps(&self.config);
         let same = seen.0 == now;
         *seen = (now, Instant::now());
         if same {
@@ -114,7 +115,7 @@ impl Tls {
     }
 }
 
-fn changed(config: &TlsConfig) -> Vec<Option<SystemTime>> {
+fn stamps(config: &TlsConfig) -> Vec<Option<Stamp>> {
     [
         Some(&config.cert_file),
         Some(&config.key_file),
@@ -122,7 +123,7 @@ fn changed(config: &TlsConfig) -> Vec<Option<SystemTime>> {
     ]
     .into_iter()
     .flatten()
-    .map(|path| fs::metadata(path).and_then(|found| found.modified()).ok())
+    .map(|path| stamp_of(path))
     .collect()
 }
 

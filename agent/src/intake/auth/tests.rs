@@ -174,9 +174,9 @@ fn base64_is_read_strictly() {
         ("Zm8=", b"fo"),
         ("Zm9v", b"foo"),
     ] {
-        assert_eq!(base64(text.as_bytes()).as_deref(), Some(bytes), "{text}");
+        assert_eq!(STANDARD.decode(text).ok().as_deref(), Some(bytes), "{text}");
     }
     for wrong in ["Z", "Zg", "Zg=", "Z===", "====", "Zm 9v", "Zm9v\n"] {
-        assert_eq!(base64(wrong.as_bytes()), None, "{wrong}");
+        assert_eq!(STANDARD.decode(wrong).ok(), None, "{wrong}");
     }
 }
