@@ -79,35 +79,41 @@ async fn list(State(state): State<ReportState>, Query(page): Query<Page>) -> Jso
     Json(List { incidents })
 }
 
-fn problem(status: StatusCode, error: impl Into<String>) -> Response {
-    (status, Json(serde_json::json!({ "error": error.into() }))).into_response()
-}
+/// Why there is no answer: a status, and a sentence in JSON.
+struct Problem(StatusCode, String);
 
-async fn show(State(state): State<ReportState>, Path(id): Path<String>) -> Response {
-    let id = match id.parse::<EpisodeId>() {
-        Ok(id) => id,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error),
-    };
-    match state.ledger.with_index(|index| index.get(id).cloned()) {
-        Some(incident) => Json(incident).into_response(),
-        None => unknown(id),
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response()
     }
 }
 
-fn unknown(id: EpisodeId) -> Response {
+fn parse_id(text: &str) -> Result<EpisodeId, Problem> {
+    text.parse()
+        .map_err(|error: String| Problem(StatusCode::BAD_REQUEST, error))
+}
+
+async fn show(
+    State(state): State<ReportState>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    let found = state.ledger.with_index(|index| index.get(id).cloned());
+    let incident = found.ok_or_else(|| unknown(id))?;
+    Ok(Json(incident).into_response())
+}
+
+fn unknown(id: EpisodeId) -> Problem {
     let error = format!("no incident {id} here; older ones: `paramedic incidents show {id}`");
-    problem(StatusCode::NOT_FOUND, error)
+    Problem(StatusCode::NOT_FOUND, error)
 }
 
 /// The evidence that the entry with this LSN names.
 async fn evidence(
     State(state): State<ReportState>,
     Path((id, lsn)): Path<(String, u64)>,
-) -> Response {
-    let id = match id.parse::<EpisodeId>() {
-        Ok(id) => id,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error),
-    };
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
     let found = state.ledger.with_index(|index| {
         index.get(id).map(|incident| {
             let mut lines = incident.entries.iter().filter(|line| line.lsn == lsn);
@@ -119,19 +125,19 @@ async fn evidence(
             })
         })
     });
-    let Some(reference) = found else {
-        return unknown(id);
-    };
-    let Some(reference) = reference else {
+    let reference = found.ok_or_else(|| unknown(id))?.ok_or_else(|| {
         let error = format!("entry {lsn} of incident {id} names no evidence");
-        return problem(StatusCode::NOT_FOUND, error);
-    };
+        Problem(StatusCode::NOT_FOUND, error)
+    })?;
     let ledger = state.ledger.clone();
     let read = tokio::task::spawn_blocking(move || ledger.evidence(&reference)).await;
     match read {
-        Ok(Ok(evidence)) => Json(evidence).into_response(),
-        Ok(Err(error)) => problem(StatusCode::NOT_FOUND, error),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the reader panicked"),
+        Ok(Ok(evidence)) => Ok(Json(evidence).into_response()),
+        Ok(Err(error)) => Err(Problem(StatusCode::NOT_FOUND, error)),
+        Err(_) => Err(Problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reader panicked".to_owned(),
+        )),
     }
 }
 
