@@ -100,6 +100,17 @@ const refresh = async () => {
   await drawDetail();
 };
 
+// Events come faster than a list is read: at most one reading runs, and one waits.
+let running = null;
+let again = false;
+const refreshSoon = () => {
+  if (running) { again = true; return; }
+  running = refresh().finally(() => {
+    running = null;
+    if (again) { again = false; refreshSoon(); }
+  });
+};
+
 const say = (on, text) => {
   $("live").textContent = text;
   $("live").className = `live ${on ? "on" : "off"}`;
@@ -108,7 +119,7 @@ const say = (on, text) => {
 const follow = () => {
   const events = new EventSource("api/v1/events");
   events.onopen = () => say(true, "live");
-  events.onmessage = () => refresh();
+  events.onmessage = () => refreshSoon();
   events.onerror = () => say(false, "not live: reconnecting");
 };
 
