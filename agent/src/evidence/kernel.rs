@@ -166,6 +166,24 @@ pub struct ProbeCost {
     pub cpu_share: f64,
 }
 
+/// The bucket in which the quantile `part / of` of a histogram lies; `None` if it has counted nothing.
+pub(super) fn quantile_bucket(
+    counts: impl Iterator<Item = u64> + Clone,
+    part: u64,
+    of: u64,
+) -> Option<usize> {
+    let all: u64 = counts.clone().sum();
+    let rank = all.saturating_mul(part).div_ceil(of).max(1);
+    let mut below = 0;
+    for (bucket, count) in counts.enumerate() {
+        below += count;
+        if below >= rank {
+            return Some(bucket);
+        }
+    }
+    None
+}
+
 /// The kernel probes, seen from the recorder.
 pub trait KernelProbes: Send + Sync + fmt::Debug {
     /// Reads all counters.

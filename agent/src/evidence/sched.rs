@@ -8,7 +8,7 @@ use std::{
     fs,
 };
 
-use super::kernel::{BlockedIn, KernelCounts, LATENCY_BUCKETS, SchedCounts};
+use super::kernel::{BlockedIn, KernelCounts, LATENCY_BUCKETS, SchedCounts, quantile_bucket};
 use crate::incident::{CgroupFacts, CgroupId, Reading};
 
 /// Cgroups kept of each window: those that waited longest.
@@ -113,16 +113,9 @@ impl Waits {
 
     /// Upper bound in s of the bucket in which the 99th percentile of waits for a CPU lies.
     fn p99_s(&self) -> Option<f64> {
-        let all: u64 = self.buckets.iter().map(|count| u64::from(*count)).sum();
-        let rank = (all * 99).div_ceil(100);
-        let mut below = 0;
-        for (place, count) in self.buckets.iter().enumerate() {
-            below += u64::from(*count);
-            if all > 0 && below >= rank {
-                return Some((1_u64 << (place + FIRST + 1)) as f64 / 1e9);
-            }
-        }
-        None
+        let counts = self.buckets.iter().map(|count| u64::from(*count));
+        let place = quantile_bucket(counts, 99, 100)?;
+        Some((1_u64 << (place + FIRST + 1)) as f64 / 1e9)
     }
 
     fn put(&self, span_s: f64, mut put: impl FnMut(&str, f64)) {

@@ -5,7 +5,7 @@ pub(super) mod untimed;
 
 use std::collections::HashMap;
 
-use super::kernel::{LATENCY_BUCKETS, SyscallCounts};
+use super::kernel::{LATENCY_BUCKETS, SyscallCounts, quantile_bucket};
 use crate::incident::{CgroupId, SyscallFacts};
 
 /// Pairs kept of each window, the costliest first.
@@ -109,16 +109,8 @@ pub(super) fn facts<'a>(
 
 /// Upper bound in microseconds of the bucket in which the quantile `part / of` lies.
 fn quantile_us(buckets: &[u64; LATENCY_BUCKETS], part: u64, of: u64) -> f64 {
-    let calls: u64 = buckets.iter().sum();
-    let rank = calls.saturating_mul(part).div_ceil(of).max(1);
-    let mut below = 0;
-    for (bucket, count) in buckets.iter().enumerate() {
-        below += count;
-        if below >= rank {
-            return (1u64 << (bucket + 1)) as f64 / 1000.0;
-        }
-    }
-    0.0
+    let bucket = quantile_bucket(buckets.iter().copied(), part, of);
+    bucket.map_or(0.0, |bucket| (1u64 << (bucket + 1)) as f64 / 1000.0)
 }
 
 #[cfg(test)]

@@ -102,7 +102,12 @@ impl<T> Drop for Mapped<T> {
 /// Maps a whole array, of which each entry is a `T`.
 pub(super) fn mapped<T: Entry>(map: &MapData) -> Result<Mapped<T>, String> {
     let info = map.info().map_err(|error| error.to_string())?;
-    Mapped::new(map.fd().as_fd(), info.max_entries())
+    mapped_as(map, info.max_entries())
+}
+
+/// Maps a whole array as `len` values of `T`, where the kernel's entries are several of them each.
+pub(super) fn mapped_as<T: Entry>(map: &MapData, len: u32) -> Result<Mapped<T>, String> {
+    Mapped::new(map.fd().as_fd(), len)
         .map_err(|error| format!("cannot map an array of the probes: {error}"))
 }
 

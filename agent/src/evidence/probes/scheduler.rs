@@ -10,7 +10,7 @@ use aya::{
 use paramedic_abi::{CELLS, Cell, NO_CALL, SCHED_OTHERS, SCHED_ROWS, SchedRow, of_cell_key};
 
 use super::{
-    mapped::{Mapped, mapped, plain_array},
+    mapped::{Mapped, mapped, mapped_as, plain_array},
     why,
 };
 use crate::{
@@ -72,7 +72,8 @@ impl Scheduler {
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), String> {
         if self.memory.is_none() {
             self.memory = Some(Memory {
-                keys: keys(&self.keys)?,
+                // A line of keys is one entry of the kernel's.
+                keys: mapped_as(&self.keys, SCHED_ROWS)?,
                 rows: mapped(&self.rows)?,
                 cells: mapped(&self.cells)?,
             });
@@ -192,13 +193,6 @@ impl Memory {
             self.keys.zero(row..row + 1);
         }
     }
-}
-
-/// A line of keys is one entry of the kernel's.
-fn keys(map: &MapData) -> Result<Mapped<u64>, String> {
-    use std::os::fd::AsFd as _;
-    Mapped::new(map.fd().as_fd(), SCHED_ROWS)
-        .map_err(|error| format!("cannot map an array of the probes: {error}"))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoint, String> {
