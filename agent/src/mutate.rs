@@ -1,6 +1,8 @@
 //! Seeded mutation of a corpus, for tests of what reads others' bytes: the same rubbish each time, more
 //! of it with `PARAMEDIC_FUZZ=ROUNDS`.
 
+use crate::journal::sim::Rng;
+
 /// Bytes that parsers stumble over.
 const TOKENS: [&[u8]; 16] = [
     b"\"",
@@ -22,30 +24,13 @@ const TOKENS: [&[u8]; 16] = [
 ];
 const LEN_MAX: usize = 64 << 10;
 
-/// `splitmix64`.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).unwrap_or(0)
-    }
-}
-
 /// Calls `test` with the corpus as it is, then with `rounds` mutants of it.
 pub(crate) fn each(corpus: &[Vec<u8>], rounds: usize, mut test: impl FnMut(&[u8])) {
     let rounds = std::env::var("PARAMEDIC_FUZZ").map_or(rounds, |text| text.parse().unwrap());
     for whole in corpus {
         test(whole);
     }
-    let mut chance = Chance(0);
+    let mut chance = Rng(0);
     for _ in 0..rounds {
         let mut bytes = corpus[chance.below(corpus.len())].clone();
         for _ in 0..=chance.below(4) {
@@ -56,7 +41,7 @@ pub(crate) fn each(corpus: &[Vec<u8>], rounds: usize, mut test: impl FnMut(&[u8]
     }
 }
 
-fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut Chance) {
+fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut Rng) {
     let at = chance.below(bytes.len() + 1);
     let end = (at + chance.below(40)).min(bytes.len());
     match chance.below(6) {

@@ -157,8 +157,6 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start a runtime")
 }
 
-pub(crate) use crate::median;
-
 pub(crate) fn target(name: &str, pairs: Vec<f64>, wanted: f64) -> Target {
     Target {
         name: name.to_owned(),

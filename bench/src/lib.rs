@@ -17,3 +17,8 @@ pub(crate) fn median(values: &[f64]) -> f64 {
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
 }
+
+/// To thousandths: three decimals are more than the machine's noise leaves.
+pub(crate) fn round(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}

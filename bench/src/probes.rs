@@ -111,8 +111,3 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     bench.report.finish();
     Ok(())
 }
-
-/// Median; 0 of nothing.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    crate::journal::median(values)
-}

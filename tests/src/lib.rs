@@ -24,8 +24,10 @@
 pub mod agent;
 pub mod alertmanager;
 pub mod cgroup;
+pub mod chance;
 pub mod exporter;
 pub mod http;
+pub mod payload;
 pub mod process;
 pub mod prometheus;
 pub mod tools;

@@ -17,7 +17,7 @@ use std::{
 
 use axum::{Router, routing::get};
 use jiff::Timestamp;
-use paramedic_tests::{Agent, Alertmanager, NodeExporter, Prometheus, Scrape, http};
+use paramedic_tests::{Agent, Alertmanager, NodeExporter, Prometheus, Scrape, http, payload};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -64,32 +64,13 @@ fn prometheus_coverage(evidence: &Value) -> Value {
     found
 }
 
-/// A webhook's body with one alert, as Alertmanager writes it.
 fn webhook(alertname: &str, status: &str, starts_at: Timestamp) -> Value {
-    let ends_at = if status == "resolved" {
-        Timestamp::now().to_string()
+    let labels = json!({"alertname": alertname, "instance": "node"});
+    if status == "resolved" {
+        payload::resolved(&labels, starts_at, Timestamp::now())
     } else {
-        "0001-01-01T00:00:00Z".to_owned()
-    };
-    json!({
-        "version": "4",
-        "groupKey": "{}:{}",
-        "truncatedAlerts": 0,
-        "status": status,
-        "receiver": "paramedic",
-        "groupLabels": {},
-        "commonLabels": {},
-        "commonAnnotations": {},
-        "externalURL": "http://127.0.0.1:9093",
-        "alerts": [{
-            "status": status,
-            "labels": {"alertname": alertname, "instance": "node"},
-            "annotations": {},
-            "startsAt": starts_at,
-            "endsAt": ends_at,
-            "generatorURL": "",
-        }],
-    })
+        payload::firing(&labels, &json!({}), starts_at)
+    }
 }
 
 /// An exporter with one metric, `fault`: 1 while the switch is on.

@@ -23,7 +23,7 @@ use paramedic::{
     incident::{Entry, Fingerprint},
     ledger::{self, Index},
 };
-use paramedic_tests::{Agent, http, wait_for};
+use paramedic_tests::{Agent, chance::Rng, http, wait_for};
 use serde_json::{Value, json};
 
 /// Distinct alerts of a group, and how often a group is sent: resends and the copies of HA peers.
@@ -37,26 +37,8 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Chance that can be had again.
-struct Chance(u64);
-
-impl Chance {
-    /// `splitmix64`.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
-    }
-}
-
 fn fingerprint(group: usize, alert: usize) -> u64 {
-    Chance((group * ALERTS + alert) as u64).next()
+    Rng((group * ALERTS + alert) as u64).next()
 }
 
 /// A group as Alertmanager 0.25 sends it: the captured request, with its alerts made four.
@@ -134,10 +116,11 @@ fn nothing_accepted_is_lost_and_nothing_is_handled_twice() {
     let captured: Value = serde_json::from_slice(&std::fs::read(data).unwrap()).unwrap();
     let bodies: Vec<String> = (0..groups).map(|n| request(&captured["body"], n)).collect();
 
-    let mut chance = Chance(seed);
+    let mut chance = Rng(seed);
     let mut order: Vec<usize> = (0..groups * SENDS).map(|n| n % groups).collect();
     for at in (1..order.len()).rev() {
-        order.swap(at, chance.below(at + 1));
+        let other = chance.below(at as u64 + 1);
+        order.swap(at, usize::try_from(other).unwrap());
     }
     let total = order.len();
     let config = "state_dir: $STATE\n\

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use paramedic_tests::{Agent, tools, wait_for};
+use paramedic_tests::{Agent, payload, tools, wait_for};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -58,15 +58,7 @@ fn an_incident_is_told_and_what_an_alert_says_is_only_text() {
 
     let hostile = "<img src=x onerror=\"document.title='owned'\">";
     let labels = json!({"alertname": "HostCpuSaturated", "instance": hostile});
-    let body = json!({
-        "version": "4", "groupKey": "{}", "truncatedAlerts": 0, "status": "firing",
-        "receiver": "paramedic", "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {},
-        "externalURL": "",
-        "alerts": [{
-            "status": "firing", "labels": labels, "annotations": {},
-            "startsAt": "2026-01-02T03:04:05Z", "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "",
-        }],
-    });
+    let body = payload::firing(&labels, &json!({}), "2026-01-02T03:04:05Z");
     assert_eq!(
         agent.post("/webhook", &body.to_string()).unwrap().status,
         200
@@ -119,12 +111,8 @@ fn a_page_that_is_open_learns_of_a_new_incident() {
         .unwrap();
     };
     events(1);
-    let body = json!({
-        "version": "4", "groupKey": "{}", "status": "firing", "receiver": "r", "groupLabels": {},
-        "commonLabels": {}, "commonAnnotations": {}, "externalURL": "", "truncatedAlerts": 0,
-        "alerts": [{"status": "firing", "labels": {"alertname": "A"}, "annotations": {},
-            "startsAt": "2026-01-02T03:04:05Z", "endsAt": "0001-01-01T00:00:00Z", "generatorURL": ""}],
-    });
+    let labels = json!({"alertname": "A"});
+    let body = payload::firing(&labels, &json!({}), "2026-01-02T03:04:05Z");
     assert_eq!(
         agent.post("/webhook", &body.to_string()).unwrap().status,
         200

@@ -20,7 +20,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use paramedic_tests::{Agent, Cgroup, Process, http, tools, wait_for};
+use paramedic_tests::{Agent, Cgroup, Process, http, payload, tools, wait_for};
 use serde_json::{Value, json};
 
 /// For a diagnosis and an action on an emulated CPU under load.
@@ -36,28 +36,9 @@ fn config(more: &str) -> String {
     format!("state_dir: $STATE\nintake: {{listen: $LISTEN}}\n{more}")
 }
 
-/// A webhook's body with one alert, as Alertmanager writes it.
 fn webhook(alertname: &str, starts_at: Timestamp, annotations: &Value) -> String {
-    json!({
-        "version": "4",
-        "groupKey": format!("{{}}:{{alertname=\"{alertname}\"}}"),
-        "truncatedAlerts": 0,
-        "status": "firing",
-        "receiver": "paramedic",
-        "groupLabels": {"alertname": alertname},
-        "commonLabels": {"alertname": alertname, "instance": "node-1"},
-        "commonAnnotations": {},
-        "externalURL": "http://127.0.0.1:9093",
-        "alerts": [{
-            "status": "firing",
-            "labels": {"alertname": alertname, "instance": "node-1", "severity": "critical"},
-            "annotations": annotations,
-            "startsAt": starts_at,
-            "endsAt": "0001-01-01T00:00:00Z",
-            "generatorURL": "",
-        }],
-    })
-    .to_string()
+    let labels = json!({"alertname": alertname, "instance": "node-1", "severity": "critical"});
+    payload::firing(&labels, annotations, starts_at).to_string()
 }
 
 /// Entries of an incident with this name.

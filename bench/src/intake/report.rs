@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{disk::Sync, load::Slice, servers::Kind};
-use crate::median;
+use crate::{median, round};
 
 pub(super) struct Report {
     json: bool,
@@ -183,8 +183,4 @@ fn target(pairs: &[f64], wanted: f64, lower_is_better: bool) -> Value {
     };
     json!({ "ratio": round(ratio), "target": wanted, "lower_is_better": lower_is_better,
         "met": met, "pairs": pairs.iter().map(|pair| round(*pair)).collect::<Vec<_>>() })
-}
-
-fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

@@ -10,7 +10,8 @@ use super::load::Load;
 use super::ours::{Callers, Lane, Ours};
 use super::report::Target;
 use super::workloads::Slices;
-use super::{Bench, fio, median};
+use super::{Bench, fio};
+use crate::median;
 
 /// What a commit may take at the 99th percentile beside two burners, microseconds.
 const P99_WANTED_US: f64 = 400.0;

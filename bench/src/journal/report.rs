@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Sample, median};
+use super::Sample;
+use crate::{median, round};
 
 /// A ratio over the rounds beside what is wanted.
 #[derive(Clone, Debug)]
@@ -173,11 +174,6 @@ fn object(target: &Target) -> Value {
         value["note"] = target.note.clone();
     }
     value
-}
-
-/// Three decimals are more than the disk's noise leaves.
-fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }
 
 fn words(fact: &Value) -> String {

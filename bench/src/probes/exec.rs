@@ -126,7 +126,7 @@ pub(crate) fn run(bench: &mut Bench) -> anyhow::Result<()> {
     if bench.peers {
         report.fact(
             "execsnoop_slowdown",
-            &json!(super::median(&slowed(&theirs))),
+            &json!(crate::median(&slowed(&theirs))),
         );
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::median;
+use crate::median;
 
 /// Calls in one batch: some milliseconds.
 const CALLS: u32 = 10_000;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::median;
+use crate::{median, round};
 
 /// One figure beside what is wanted of it. All are better when lower.
 #[derive(Clone, Debug)]
@@ -122,8 +122,4 @@ impl Report {
         let count = self.targets.iter().filter(met).count();
         println!("{count} of {} targets met", self.targets.len());
     }
-}
-
-fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

@@ -14,7 +14,8 @@ use paramedic::evidence::{
     probes::{ProbeName, Probes, ProbesConfig},
 };
 
-use super::{Bench, agent::every_probe, floor, measure, median, peers::Which};
+use super::{Bench, agent::every_probe, floor, measure, peers::Which};
+use crate::median;
 
 /// Turns of one batch, and batches of one slice.
 const TURNS: u32 = 4_000;

@@ -11,7 +11,8 @@ use paramedic::{
     incident::CgroupId,
 };
 
-use super::{Bench, floor, measure, median, peers::Which};
+use super::{Bench, floor, measure, peers::Which};
+use crate::median;
 
 /// What is called.
 const CALLS: [(&str, fn()); 3] = [

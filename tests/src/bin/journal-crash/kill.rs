@@ -10,9 +10,11 @@ use std::{
 
 use anyhow::{Context, ensure};
 
+use paramedic_tests::chance::Rng;
+
 use super::{
     check::Ledger,
-    load::{EVENT_LEN, Event, Rng},
+    load::{EVENT_LEN, Event},
 };
 
 /// `false` and a message if anything was lost.

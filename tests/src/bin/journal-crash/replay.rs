@@ -14,9 +14,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use paramedic::journal::Journal;
 
+use paramedic_tests::chance::Rng;
+
 use super::{
     check::Ledger,
-    load::{EVENT_LEN, Event, Rng, config},
+    load::{EVENT_LEN, Event, config},
     recording::{Recording, Request},
 };
 
