@@ -8,6 +8,7 @@
 pub mod gate;
 mod local;
 mod privileges;
+mod service;
 
 use std::{
     sync::{Arc, RwLock},
@@ -122,6 +123,7 @@ pub struct App {
 impl App {
     /// Binds, opens the journal, loads rules and probes. Nothing is changed on the system yet.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        service::settle_in_own_cgroup();
         for sentence in own_missing_privileges() {
             warn!("{sentence}");
         }
@@ -204,13 +206,19 @@ impl App {
         let bounding = tokio::spawn(bound_history(ledger.clone(), stop.clone()));
         let guarding = tokio::spawn(keep_guarded(stages.clone(), stop.clone()));
         let local = tokio::spawn(local::run(&config, &gate, &stages, &stop));
+        let watched = tokio::spawn(service::pet_watchdog(stop.clone()));
         info!(%address, level = ?config.remedy.level, "ready");
+        service::ready(&format!("listens on {address}"));
         while signals.next_or(&intake).await == What::Reload {
             intake.reload();
             reload(&stages, &config);
         }
         info!("stopping");
+        service::stopping();
         stop.cancel();
+        if watched.await.is_err() {
+            error!("the watchdog's task panicked");
+        }
         if serving.await.is_err() {
             error!("the HTTP server panicked");
         }

@@ -68,6 +68,9 @@ enum Command {
         /// Size in MiB of an ext4 disk at /run/disk; 0 for none
         #[arg(long, default_value_t = 512)]
         disk: u32,
+        /// Boot systemd as process 1 and run the command as one of its services
+        #[arg(long)]
+        systemd: bool,
         /// The command and its arguments
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
@@ -122,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             memory,
             cpus,
             disk,
+            systemd,
             command,
         } => {
             setup::setup(&[setup::Part::Vm])?;
@@ -131,6 +135,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
                 memory_mib: memory,
                 cpus,
                 disk_mib: disk,
+                systemd,
                 ..vm::Vm::default()
             };
             let status = vm::retrying(|| vm.run(&command, |line| println!("{line}")))?;

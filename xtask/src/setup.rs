@@ -53,6 +53,7 @@ impl Part {
                 "e2fsprogs",
                 "xz-utils",
                 "iproute2",
+                "systemd",
             ],
             // The browser opens the page in a test; its font makes pictures readable.
             Self::Stack => &["stress-ng", "chromium", "fonts-dejavu-core"],

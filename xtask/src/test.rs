@@ -206,22 +206,32 @@ struct Package {
 struct Settings {
     #[serde(rename = "vm-tests", default)]
     vm_tests: Vec<String>,
+    #[serde(rename = "vm-systemd-tests", default)]
+    vm_systemd_tests: Vec<String>,
+}
+
+/// A test program for the VM.
+struct Program {
+    path: OsString,
+    /// It wants systemd as process 1.
+    systemd: bool,
 }
 
 /// Builds the test programs that `tests/Cargo.toml` lists for the VM.
-fn kernel_programs() -> anyhow::Result<Vec<OsString>> {
+fn kernel_programs() -> anyhow::Result<Vec<Program>> {
     let metadata = sh::cargo()
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
         .context("cannot start cargo metadata")?;
     let metadata: Metadata = serde_json::from_slice(&metadata.stdout).context("cargo metadata")?;
-    let wanted: Vec<String> = metadata
+    let settings = metadata
         .packages
         .into_iter()
         .filter(|package| package.name == "paramedic-tests")
-        .filter_map(|package| package.metadata?.remove("paramedic"))
-        .flat_map(|settings| settings.vm_tests)
-        .collect();
+        .find_map(|package| package.metadata?.remove("paramedic"))
+        .context("tests/Cargo.toml lists no tests for the VM")?;
+    let booted = settings.vm_systemd_tests;
+    let wanted = [settings.vm_tests, booted.clone()].concat();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -251,24 +261,25 @@ fn kernel_programs() -> anyhow::Result<Vec<OsString>> {
             continue;
         };
         if message.reason == "compiler-artifact"
-            && message
-                .target
-                .is_some_and(|target| wanted.contains(&target.name))
-            && let Some(program) = message.executable
+            && let Some(Target { name }) = message.target
+            && wanted.contains(&name)
+            && let Some(path) = message.executable
         {
-            programs.push(OsString::from(program));
+            let (path, systemd) = (path.into(), booted.contains(&name));
+            programs.push(Program { path, systemd });
         }
     }
     anyhow::ensure!(
         programs.len() == wanted.len(),
-        "of {wanted:?} only {programs:?} were built"
+        "of {wanted:?} only {} were built",
+        programs.len()
     );
     Ok(programs)
 }
 
 /// Runs the programs on a kernel, each in a boot of its own: what one leaves behind does not meet the
 /// next, and only one is repeated where the emulator fails.
-fn on_kernel(series: Series, programs: &[OsString]) -> anyhow::Result<(Count, bool)> {
+fn on_kernel(series: Series, programs: &[Program]) -> anyhow::Result<(Count, bool)> {
     let (mut total, mut fine) = (Count::default(), true);
     let vm = Vm {
         series,
@@ -280,8 +291,12 @@ fn on_kernel(series: Series, programs: &[OsString]) -> anyhow::Result<(Count, bo
         let command = [
             sh::own_program()?.into_os_string(),
             "run-tests".into(),
-            program.clone(),
+            program.path.clone(),
         ];
+        let vm = Vm {
+            systemd: program.systemd,
+            ..vm.clone()
+        };
         let mut count = Count::default();
         let ran = vm::retrying(|| {
             count = Count::default();

@@ -6,6 +6,7 @@
 
 mod cpio;
 mod guest;
+mod systemd;
 
 use std::{
     ffi::OsString,
@@ -37,6 +38,8 @@ pub struct Vm {
     /// Record every write and flush of the disk: the fresh disk goes to `base` in this folder, the
     /// recording to `log`.
     pub record_to: Option<PathBuf>,
+    /// Boot systemd as process 1 and run the command as one of its services.
+    pub systemd: bool,
     /// Environment on top of the few variables that are passed on.
     pub env: Vec<(String, String)>,
     /// A folder of the guest's disk and the folder of ours that it is copied to at the end, if it
@@ -53,6 +56,7 @@ impl Default for Vm {
             cpus: 2,
             disk_mib: 512,
             record_to: None,
+            systemd: false,
             env: Vec::new(),
             rescue: None,
         }

@@ -17,6 +17,10 @@ pub(super) struct Args {
     /// undone
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     grace_s: u64,
+    /// Wait for the next agent when one is gone and nothing is in force, instead of ending: for a
+    /// unit of its own
+    #[arg(long)]
+    stay: bool,
     /// Shape of the log on stderr
     #[arg(long, value_enum, default_value = "text")]
     log_format: telemetry::LogFormat,
@@ -24,6 +28,6 @@ pub(super) struct Args {
 
 pub(super) fn guardian(args: &Args) -> anyhow::Result<u8> {
     telemetry::init(args.log_format);
-    guardian::guard(&args.dir, Duration::from_secs(args.grace_s))?;
+    guardian::guard(&args.dir, Duration::from_secs(args.grace_s), args.stay)?;
     Ok(EXIT_OK)
 }

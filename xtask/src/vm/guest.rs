@@ -4,7 +4,7 @@ use std::{ffi::OsString, fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::Context;
 
-use super::{Vm, cpio::Archive};
+use super::{Vm, cpio::Archive, systemd};
 use crate::kernels::Kernel;
 
 /// Passed on from our own environment when set.
@@ -43,7 +43,7 @@ exec /bin/busybox switch_root /newroot /run/busybox sh /run/script
 /// Second program, up to the command itself.
 const PREPARE: &str = r"
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export PATH HOME=/root TERM=dumb PARAMEDIC_VM=1
+export PATH HOME=/root
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
@@ -73,9 +73,10 @@ ulimit -n 65536
 for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/dev/null; done
 ";
 
-/// After the command. What it left running is killed, so that the disk can be unmounted.
+/// After the command. What it left running is killed, so that the disk can be unmounted; a service
+/// of systemd would be killed as well, and leaves the rest to the power button.
 const END: &str = r"
-/run/busybox kill -9 -1
+[ $$ = 1 ] && /run/busybox kill -9 -1
 cd /
 for try in 1 2 3 4 5 6 7 8 9 10; do
     umount /run/disk 2>/dev/null && break
@@ -105,6 +106,12 @@ const KEEP: [&str; 8] = [
 pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
     let mut script = String::from("#!/run/busybox sh\n");
     script.push_str(&PREPARE.replace("KEEP; do", &format!("{}; do", KEEP.join(" "))));
+    if vm.systemd {
+        script.push_str(&systemd::prepare());
+    }
+    script.push_str("# The command.\n");
+    script.push_str("export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
+    script.push_str("export HOME=/root TERM=dumb PARAMEDIC_VM=1\n");
     let passed = PASSED_ON
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));

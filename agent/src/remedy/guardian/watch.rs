@@ -33,10 +33,11 @@ extern "C" fn stop(_signal: libc::c_int) {
 
 /// Guards the leases in `dir` until the agent is gone for `grace` and nothing is left to guard, or
 /// until SIGTERM: then it ends every lease at once, since nobody else would.
+/// With `stay` it waits for the next agent instead, as a unit of a service manager should.
 ///
 /// # Errors
 /// Another guardian is there, or the folder can't be used.
-pub fn guard(dir: &Path, grace: Duration) -> Result<(), GuardianError> {
+pub fn guard(dir: &Path, grace: Duration, stay: bool) -> Result<(), GuardianError> {
     let store = LeaseStore::open(dir)?;
     let _lock = store.lock("guardian")?;
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -54,7 +55,7 @@ pub fn guard(dir: &Path, grace: Duration) -> Result<(), GuardianError> {
             info!("stopped; every lease was ended");
             return Ok(());
         }
-        if left == 0 && watch.agent_is_gone_for_good(now) {
+        if left == 0 && !stay && watch.agent_is_gone_for_good(now) {
             info!("the agent is gone and nothing is in force: done");
             return Ok(());
         }
