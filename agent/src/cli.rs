@@ -43,6 +43,9 @@ enum Command {
         /// Shape of the log on stderr
         #[arg(long, value_enum, default_value = "text")]
         log_format: LogFormat,
+        /// Say exactly what would be written where, and write nothing (`remedy.dry_run`)
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Check a configuration or rules; prints file:line:column, exits 1 on findings
     #[command(subcommand)]
@@ -99,7 +102,11 @@ impl Cli {
     /// Runs the command; the result is the process' exit code.
     pub fn run(self) -> anyhow::Result<u8> {
         match self.command {
-            Command::Run { config, log_format } => run::run(config.as_deref(), log_format),
+            Command::Run {
+                config,
+                log_format,
+                dry_run,
+            } => run::run(config.as_deref(), log_format, dry_run),
             Command::Check(Check::Config { files }) => Ok(run::check_config(&files)),
             Command::Check(Check::Rules { schema: true, .. }) => Ok(check::print_schema()),
             Command::Check(Check::Rules { files, .. }) => Ok(check::check_rules(&files)),

@@ -20,5 +20,6 @@ pub use evidence::{
     SeriesStats, SyscallFacts,
 };
 pub use outcome::{
-    Action, ActionKind, Entry, Intent, KnobChange, Level, Outcome, OutcomeKind, Refusal, Suggestion,
+    Action, ActionKind, Entry, Holder, Intent, KnobChange, Level, Outcome, OutcomeKind, Refusal,
+    Suggestion,
 };

@@ -125,14 +125,27 @@ pub async fn handle(
         Ok(intent) => intent,
         Err(refusal) => return report_only(stages, episode.id, refusal).await,
     };
-    act(stages, &intent).await?;
-    let (outcome, after) = check(stages, &diagnosis, &intent, &evidence, &mut resolved).await;
-    let healed = outcome.kind == OutcomeKind::Healed;
-    settle(stages, intent, outcome, &after).await?;
-    if healed {
+    let outcome = treat(stages, &diagnosis, intent, &evidence, &mut resolved).await?;
+    if outcome == OutcomeKind::Healed {
         learning::learn(stages, &episode, &diagnosis).await;
     }
     Ok(())
+}
+
+/// Carries out one planned action: intent, effect, verification, and its keeping or its undoing. `before`
+/// is the evidence that recovery is measured against.
+pub async fn treat(
+    stages: &Arc<Stages>,
+    diagnosis: &Diagnosis,
+    intent: Intent,
+    before: &Evidence,
+    resolved: &mut Receiver<bool>,
+) -> Result<OutcomeKind, PipelineError> {
+    act(stages, &intent).await?;
+    let (outcome, after) = check(stages, diagnosis, &intent, before, resolved).await;
+    let kind = outcome.kind;
+    settle(stages, intent, outcome, &after).await?;
+    Ok(kind)
 }
 
 /// Joins Prometheus' series with the kernel's evidence; what is missing is said, never waited for.

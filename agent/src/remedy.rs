@@ -5,6 +5,7 @@
 //! - `policy`, `protect`, `limits`: the three guards;
 //! - `catalogue`: what each action writes;
 //! - `effect`: writing and undoing, the same for all;
+//! - `knob`: one file of a cgroup or of a process, read and written;
 //! - `guardian`: the process that ends effects when the agent can't;
 //! - `cgroup`: cgroups by handle and id, never by bare path;
 //! - `sandbox`: where diagnostic commands run.
@@ -17,6 +18,7 @@ mod cgroup;
 mod config;
 mod effect;
 pub mod guardian;
+mod knob;
 mod lease;
 mod limits;
 mod plan;

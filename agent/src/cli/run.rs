@@ -12,9 +12,14 @@ use crate::{
 };
 
 /// Runs the agent until SIGTERM or SIGINT.
-pub(super) fn run(config: Option<&Path>, log_format: LogFormat) -> anyhow::Result<u8> {
+pub(super) fn run(
+    config: Option<&Path>,
+    log_format: LogFormat,
+    dry_run: bool,
+) -> anyhow::Result<u8> {
     telemetry::init(log_format);
-    let config = Config::load_or_shipped(config).context("the configuration was refused")?;
+    let mut config = Config::load_or_shipped(config).context("the configuration was refused")?;
+    config.remedy.dry_run |= dry_run;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

@@ -18,6 +18,18 @@ pub enum ActionKind {
     CapMemory,
     /// Cap the culprit's process count: `pids.max`.
     CapPids,
+    /// Give the culprit less of a contended CPU: `cpu.weight`.
+    DeprioritiseCpu,
+    /// Limit the culprit's traffic with one disk: `io.max`.
+    ThrottleIo,
+    /// Stop the culprit for a short while: `cgroup.freeze`.
+    FreezeCgroup,
+    /// Let the culprit have more memory than its own limit: `memory.max`.
+    RaiseMemory,
+    /// Let the kernel's OOM killer take the culprit first: `oom_score_adj`.
+    RaiseOomScore,
+    /// End the culprit's largest process. Not reversible.
+    KillProcess,
     /// Kill everything in the culprit: `cgroup.kill`. Not reversible.
     KillCgroup,
     /// Run a diagnostic command in a sandbox slice. Changes nothing.
@@ -32,6 +44,12 @@ impl fmt::Display for ActionKind {
             Self::ThrottleCpu => "throttle-cpu",
             Self::CapMemory => "cap-memory",
             Self::CapPids => "cap-pids",
+            Self::DeprioritiseCpu => "deprioritise-cpu",
+            Self::ThrottleIo => "throttle-io",
+            Self::FreezeCgroup => "freeze-cgroup",
+            Self::RaiseMemory => "raise-memory",
+            Self::RaiseOomScore => "raise-oom-score",
+            Self::KillProcess => "kill-process",
             Self::KillCgroup => "kill-cgroup",
             Self::Collect => "collect",
             Self::Notify => "notify",
@@ -59,13 +77,16 @@ pub enum Level {
 pub struct Suggestion {
     /// Which action of the catalogue.
     pub action: ActionKind,
-    /// Action-specific size: CPUs for `throttle-cpu`, share of the node's memory for `cap-memory`;
-    /// `None` = the action's own default.
+    /// Action-specific size: CPUs for `throttle-cpu`, share of the node's memory for `cap-memory`, and so
+    /// on (docs/remedies.md); `None` = the action's own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<f64>,
     /// The most that this rule lets the agent do; the node's policy may lower it further.
     #[serde(default = "act")]
     pub level: Level,
+    /// Only say what would be written, and write nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 fn act() -> Level {
@@ -85,15 +106,58 @@ pub struct Action {
     pub amount: Option<f64>,
 }
 
-/// One file of a cgroup with its value before and after.
+/// Whose a changed file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// The target cgroup's own.
+    #[default]
+    Cgroup,
+    /// A process of the target, by its number and its start: a number alone is used again.
+    Process {
+        /// Number.
+        pid: u32,
+        /// Field 22 of `/proc/PID/stat`: start in clock ticks since boot.
+        start_ticks: u64,
+    },
+}
+
+impl Holder {
+    /// Whether it is the target cgroup itself.
+    pub fn is_cgroup(&self) -> bool {
+        *self == Self::Cgroup
+    }
+}
+
+/// One file with its value before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnobChange {
-    /// File name in the cgroup's directory, e.g. `cpu.max`.
+    /// Whose file.
+    #[serde(default, skip_serializing_if = "Holder::is_cgroup")]
+    pub of: Holder,
+    /// File name in the holder's directory, e.g. `cpu.max`. Of `io.max`, which has a line a disk, the
+    /// values are one line.
     pub file: String,
     /// What it held: needed to undo.
     pub prior: String,
     /// What is written.
     pub value: String,
+}
+
+impl fmt::Display for KnobChange {
+    /// The file and both values, as records and dry runs show them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            of,
+            file,
+            prior,
+            value,
+        } = self;
+        if let Holder::Process { pid, .. } = of {
+            write!(f, "process {pid}: ")?;
+        }
+        write!(f, "{file}: {prior:?} -> {value:?}")
+    }
 }
 
 /// Journalled before the first write to the system (invariant 3).

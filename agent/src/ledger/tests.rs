@@ -68,6 +68,7 @@ fn every_entry() -> Vec<Entry> {
                 episode: EpisodeId([1; 16]),
                 action,
                 changes: vec![KnobChange {
+                    of: crate::incident::Holder::Cgroup,
                     file: "cpu.max".to_owned(),
                     prior: "max 100000\n".to_owned(),
                     value: "50000 100000".to_owned(),

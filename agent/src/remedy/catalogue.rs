@@ -1,37 +1,53 @@
-//! The actions. A file each; those that write a cgroup's files and can be undone implement
+//! The actions. A file each; those that write files of a cgroup or of its processes implement
 //! [`KnobAction`], which is all that a new one has to do.
 
 pub mod cap_memory;
 pub mod cap_pids;
 pub mod collect;
+pub mod deprioritise_cpu;
+pub mod freeze_cgroup;
 pub mod kill_cgroup;
+pub mod kill_process;
 pub mod notify;
+pub mod raise_memory;
+pub mod raise_oom_score;
 pub mod throttle_cpu;
+pub mod throttle_io;
 
 use super::{
     cgroup::{Cgroup, CgroupError},
     process::Processes,
     refuse,
 };
-use crate::incident::{ActionKind, CgroupFacts, Evidence, KnobChange, Refusal};
+use crate::incident::{ActionKind, CgroupFacts, Evidence, Holder, KnobChange, Refusal};
 
-/// A reversible action: writes to files of one cgroup. Planning reads and never writes; applying and
-/// undoing are the same for all of them.
+/// An action that writes to files of one cgroup or of its processes. Planning reads and never writes;
+/// applying and undoing are the same for all of them.
 pub trait KnobAction: Sync {
     /// Its name in the catalogue.
     fn kind(&self) -> ActionKind;
-    /// The controller that it needs on the target, and the first file that it writes.
+    /// The controller that it needs on the target, and a file of the target that must be there.
     fn needs(&self) -> (&'static str, &'static str);
     /// The writes, in order, each with the value that it replaces exactly as it was read.
     fn plan(&self, planning: &Planning<'_>) -> Result<Vec<KnobChange>, Refusal>;
+    /// The longest lease that it may have, in seconds.
+    fn lease_s_max(&self) -> u64 {
+        u64::MAX
+    }
 }
 
-/// The reversible action of this name.
+/// The action of this name.
 pub fn knob(kind: ActionKind) -> Option<&'static dyn KnobAction> {
-    const KNOBS: [&dyn KnobAction; 3] = [
+    const KNOBS: [&dyn KnobAction; 9] = [
         &throttle_cpu::ThrottleCpu,
         &cap_memory::CapMemory,
         &cap_pids::CapPids,
+        &deprioritise_cpu::DeprioritiseCpu,
+        &throttle_io::ThrottleIo,
+        &freeze_cgroup::FreezeCgroup,
+        &raise_memory::RaiseMemory,
+        &raise_oom_score::RaiseOomScore,
+        &kill_process::KillProcess,
     ];
     KNOBS.into_iter().find(|knob| knob.kind() == kind)
 }
@@ -68,8 +84,34 @@ impl Planning<'_> {
     /// The change of one file to `value`, with what it holds now; `None` when it holds that already.
     pub fn change(&self, file: &str, value: String) -> Result<Option<KnobChange>, Refusal> {
         let prior = self.read(file)?;
-        let file = file.to_owned();
-        Ok((prior != value).then_some(KnobChange { file, prior, value }))
+        Ok((prior != value).then_some(KnobChange {
+            of: Holder::Cgroup,
+            file: file.to_owned(),
+            prior,
+            value,
+        }))
+    }
+
+    /// Processes of the target and everything below it, the one with the most resident memory first.
+    /// One that has ended meanwhile, or cannot be read, is left out.
+    pub fn by_memory(&self) -> Result<Vec<Member>, Refusal> {
+        let pids = self.target.processes().map_err(|error| unusable(&error))?;
+        let mut members: Vec<Member> = pids
+            .into_iter()
+            .filter_map(|pid| {
+                let stat = self.processes.stat(pid).ok().flatten()?;
+                Some(Member {
+                    pid,
+                    start_ticks: stat.start_ticks,
+                    resident_pages: stat.resident_pages,
+                })
+            })
+            .collect();
+        // Among equals the youngest: it is the least likely to matter.
+        members.sort_by_key(|member| {
+            std::cmp::Reverse((member.resident_pages, member.start_ticks, member.pid))
+        });
+        Ok(members)
     }
 
     /// A refusal because the target's own limit is as tight already.
@@ -81,6 +123,27 @@ impl Planning<'_> {
                 self.target.path()
             ),
         )
+    }
+}
+
+/// A process of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Number.
+    pub pid: u32,
+    /// Start in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Resident memory in pages.
+    pub resident_pages: u64,
+}
+
+impl Member {
+    /// As the holder of a change.
+    pub fn holder(self) -> Holder {
+        let Self {
+            pid, start_ticks, ..
+        } = self;
+        Holder::Process { pid, start_ticks }
     }
 }
 
@@ -161,11 +224,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reversible_action_is_in_the_catalogue() {
+    fn every_action_that_writes_files_is_in_the_catalogue() {
         for kind in [
             ActionKind::ThrottleCpu,
             ActionKind::CapMemory,
             ActionKind::CapPids,
+            ActionKind::DeprioritiseCpu,
+            ActionKind::ThrottleIo,
+            ActionKind::FreezeCgroup,
+            ActionKind::RaiseMemory,
+            ActionKind::RaiseOomScore,
+            ActionKind::KillProcess,
         ] {
             assert_eq!(knob(kind).unwrap().kind(), kind);
         }

@@ -86,6 +86,23 @@ pub enum CgroupError {
         /// The bound.
         bound: usize,
     },
+    /// A process of it has ended, or another one has its number now.
+    #[error("process {pid} has ended")]
+    ProcessGone {
+        /// Its number.
+        pid: u32,
+    },
+    /// The kernel refused something about a process of it.
+    #[error("cannot {operation} process {pid}: {source}")]
+    Process {
+        /// `read`, `write`, `signal`, …
+        operation: &'static str,
+        /// Its number.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused.
     #[error("cannot {operation} {file} of cgroup {path:?}: {source}")]
     Io {

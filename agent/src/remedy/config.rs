@@ -11,7 +11,11 @@ pub struct RemedyConfig {
     /// How far the agent may go on this node: `observe`, `advise`, `approve` or `act`. A rule's own
     /// level can only lower it. Default `advise`: it says what it would do and does nothing.
     pub level: Level,
-    /// Actions that may be taken at all. Default: all but `kill-cgroup`, which cannot be undone.
+    /// Go all the way up to the first write, say what it would be, and write nothing. Default false.
+    /// `paramedic run --dry-run` sets it.
+    pub dry_run: bool,
+    /// Actions that may be taken at all. Default: all but `kill-process` and `kill-cgroup`, which cannot
+    /// be undone, and `freeze-cgroup`, which stops whoever waits for the frozen.
     pub allow: Vec<ActionKind>,
     /// How long an effect that helped stays, in seconds. 1 to 86,400; default 300.
     pub lease_s: u64,
@@ -31,10 +35,15 @@ impl Default for RemedyConfig {
     fn default() -> Self {
         Self {
             level: Level::Advise,
+            dry_run: false,
             allow: vec![
                 ActionKind::ThrottleCpu,
                 ActionKind::CapMemory,
                 ActionKind::CapPids,
+                ActionKind::DeprioritiseCpu,
+                ActionKind::ThrottleIo,
+                ActionKind::RaiseMemory,
+                ActionKind::RaiseOomScore,
                 ActionKind::Collect,
                 ActionKind::Notify,
             ],
@@ -167,7 +176,13 @@ mod tests {
     fn the_defaults_only_advise_and_never_kill() {
         let config = RemedyConfig::default();
         assert_eq!(config.level, Level::Advise);
-        assert!(!config.allow.contains(&ActionKind::KillCgroup));
+        for harsh in [
+            ActionKind::KillCgroup,
+            ActionKind::KillProcess,
+            ActionKind::FreezeCgroup,
+        ] {
+            assert!(!config.allow.contains(&harsh));
+        }
         assert_eq!(config.problems(), Vec::<String>::new());
     }
 

@@ -4,11 +4,15 @@
 use std::{thread, time::Duration};
 
 use super::{
-    catalogue::kill_cgroup,
+    catalogue::{
+        kill_cgroup,
+        kill_process::{self, Killed},
+    },
     cgroup::{Cgroup, CgroupError, Hierarchy},
     guardian::{Done, GuardianError},
+    knob,
 };
-use crate::incident::{Intent, KnobChange};
+use crate::incident::{Holder, Intent, KnobChange};
 
 /// Attempts to restore one file, and the pause between them: undoing must not fail for a passing
 /// reason.
@@ -53,8 +57,13 @@ pub enum ApplyError {
     /// Nobody would undo it if this agent died.
     #[error(transparent)]
     Guardian(#[from] GuardianError),
+    /// The victim.
+    #[error("{0} is not there any more: nobody was signalled")]
+    NotThere(String),
     /// Killed, and still alive.
-    #[error("processes of {path:?} are still there 2 s after cgroup.kill: stuck in the kernel?")]
+    #[error(
+        "processes of {path:?} are still there 2 s after they were killed: stuck in the kernel?"
+    )]
     StillAlive {
         /// The cgroup.
         path: String,
@@ -76,7 +85,7 @@ pub struct UndoReport {
 pub fn apply(target: &Cgroup, changes: &[KnobChange]) -> Result<(), ApplyError> {
     // All of them first: better no write at all than half of them.
     for change in changes.iter().filter(|change| reversible(change)) {
-        let found = target.read(&change.file)?;
+        let found = now(target, change)?;
         if found != change.prior {
             return Err(ApplyError::Changed {
                 path: target.path().to_owned(),
@@ -93,16 +102,10 @@ pub fn apply(target: &Cgroup, changes: &[KnobChange]) -> Result<(), ApplyError> 
 
 fn apply_one(target: &Cgroup, change: &KnobChange) -> Result<(), ApplyError> {
     if !reversible(change) {
-        return if kill_cgroup::kill(target)? {
-            Ok(())
-        } else {
-            Err(ApplyError::StillAlive {
-                path: target.path().to_owned(),
-            })
-        };
+        return kill(target, change);
     }
-    target.write(&change.file, &change.value)?;
-    let found = target.read(&change.file)?;
+    knob::write(target, change.of, &change.file, &change.value)?;
+    let found = now(target, change)?;
     if found == change.value {
         return Ok(());
     }
@@ -114,8 +117,35 @@ fn apply_one(target: &Cgroup, change: &KnobChange) -> Result<(), ApplyError> {
     })
 }
 
+fn kill(target: &Cgroup, change: &KnobChange) -> Result<(), ApplyError> {
+    let dead = match change.of {
+        Holder::Cgroup => kill_cgroup::kill(target)?,
+        Holder::Process { pid, start_ticks } => {
+            match kill_process::kill(target, pid, start_ticks)? {
+                Killed::Dead => true,
+                Killed::Stuck => false,
+                Killed::NotThere => {
+                    let KnobChange { prior: name, .. } = change;
+                    return Err(ApplyError::NotThere(format!("process {pid} ({name:?})")));
+                }
+            }
+        }
+    };
+    if dead {
+        return Ok(());
+    }
+    Err(ApplyError::StillAlive {
+        path: target.path().to_owned(),
+    })
+}
+
 fn reversible(change: &KnobChange) -> bool {
-    change.file != kill_cgroup::FILE
+    change.file != kill_cgroup::FILE && change.file != kill_process::FILE
+}
+
+/// What a change's file holds now.
+fn now(target: &Cgroup, change: &KnobChange) -> Result<String, CgroupError> {
+    knob::read(target, change.of, &change.file, &change.value)
 }
 
 /// Restores prior values, in reverse order. Covers an intent that was applied whole, in part or not
@@ -156,6 +186,8 @@ fn undo_one(target: &Cgroup, change: &KnobChange) -> Undone {
         }
         match restore(target, change) {
             Ok(undone) => return undone,
+            // It took its value with it.
+            Err(CgroupError::ProcessGone { .. }) => return Undone::NothingToDo,
             // It will not come back.
             Err(CgroupError::Gone { path }) => {
                 return Undone::Left(format!("cgroup {path:?} is gone"));
@@ -170,8 +202,13 @@ fn undo_one(target: &Cgroup, change: &KnobChange) -> Undone {
 }
 
 fn restore(target: &Cgroup, change: &KnobChange) -> Result<Undone, CgroupError> {
-    let KnobChange { file, prior, value } = change;
-    let found = target.read(file)?;
+    let KnobChange {
+        of,
+        file,
+        prior,
+        value,
+    } = change;
+    let found = now(target, change)?;
     if found == *prior {
         return Ok(Undone::NothingToDo);
     }
@@ -180,8 +217,8 @@ fn restore(target: &Cgroup, change: &KnobChange) -> Result<Undone, CgroupError> 
             "holds {found:?}, not our {value:?}: somebody else changed it"
         )));
     }
-    target.write(file, prior)?;
-    let found = target.read(file)?;
+    knob::write(target, *of, file, prior)?;
+    let found = now(target, change)?;
     if found == *prior {
         return Ok(Undone::Restored);
     }

@@ -105,9 +105,11 @@ impl Call<'_> {
         let changes = self.changes(suggestion, &target)?;
         let intent = self.intent(suggestion, culprit, changes);
         let config = &self.remedies.config;
-        let would = policy::describe(&intent.action, &intent.changes, config.lease_s);
+        let lease_s = self.lease_s(suggestion.action);
+        let would = policy::describe(&intent.action, &intent.changes, lease_s);
         policy::permit(config, suggestion, &would)?;
-        for change in &intent.changes {
+        let own = intent.changes.iter().filter(|change| change.of.is_cgroup());
+        for change in own {
             target
                 .check_writable(&change.file)
                 .map_err(|error| unusable(&error))?;
@@ -164,6 +166,11 @@ impl Call<'_> {
         Ok(changes)
     }
 
+    fn lease_s(&self, kind: ActionKind) -> u64 {
+        let own = catalogue::knob(kind).map_or(u64::MAX, |knob| knob.lease_s_max());
+        self.remedies.config.lease_s.min(own)
+    }
+
     fn intent(
         &self,
         suggestion: &Suggestion,
@@ -179,7 +186,7 @@ impl Call<'_> {
                 amount: suggestion.amount,
             },
             changes,
-            lease_until: lease::ends(self.now, self.remedies.config.lease_s),
+            lease_until: lease::ends(self.now, self.lease_s(suggestion.action)),
         }
     }
 }

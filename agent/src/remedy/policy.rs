@@ -15,21 +15,14 @@ fn word(level: Level) -> &'static str {
 
 /// What an action would write, for people.
 pub fn describe(action: &Action, changes: &[KnobChange], lease_s: u64) -> String {
-    if action.kind == ActionKind::KillCgroup {
-        return format!("kill every process in {:?} for good", action.path);
+    let writes: Vec<String> = changes.iter().map(KnobChange::to_string).collect();
+    let writes = writes.join(", ");
+    let path = &action.path;
+    match action.kind {
+        ActionKind::KillCgroup => format!("kill every process in {path:?} for good"),
+        ActionKind::KillProcess => format!("end one in {path:?} for good: {writes}"),
+        _ => format!("write in {path:?} for {lease_s} s: {writes}"),
     }
-    let writes: Vec<String> = changes
-        .iter()
-        .map(|change| {
-            let KnobChange { file, prior, value } = change;
-            format!("{file} = {value:?} (now {prior:?})")
-        })
-        .collect();
-    format!(
-        "write {} in {:?} for {lease_s} s",
-        writes.join(", "),
-        action.path
-    )
 }
 
 /// Whether this suggestion may be carried out by the agent alone. The refusal says what would be
@@ -55,6 +48,14 @@ pub fn permit(config: &RemedyConfig, suggestion: &Suggestion, would: &str) -> Re
         )
     };
     match level {
+        Level::Act if config.dry_run || suggestion.dry_run => {
+            let whose = if config.dry_run {
+                "remedy.dry_run"
+            } else {
+                "the rule's dry_run"
+            };
+            Err(refuse("dry-run", format!("would {would}; {whose} is on")))
+        }
         Level::Act => Ok(()),
         Level::Approve => Err(refuse(
             "approval",
@@ -78,6 +79,7 @@ mod tests {
             action,
             amount: None,
             level: rule,
+            dry_run: false,
         };
         permit(&config, &suggestion, "write cpu.max")
     }
@@ -112,6 +114,31 @@ mod tests {
         assert!(rule.detail.contains("change the rule"), "{}", rule.detail);
         let quiet = ask(Level::Observe, Level::Act, ActionKind::ThrottleCpu).unwrap_err();
         assert!(!quiet.detail.contains("would"), "{}", quiet.detail);
+    }
+
+    #[test]
+    fn a_dry_run_says_what_would_be_written_and_only_where_it_would_be() {
+        let act = |node_dry, rule_dry, level| {
+            let config = RemedyConfig {
+                level,
+                dry_run: node_dry,
+                ..RemedyConfig::default()
+            };
+            let suggestion = Suggestion {
+                action: ActionKind::ThrottleCpu,
+                amount: None,
+                level: Level::Act,
+                dry_run: rule_dry,
+            };
+            permit(&config, &suggestion, "write cpu.max")
+        };
+        for (node, rule) in [(true, false), (false, true), (true, true)] {
+            let refusal = act(node, rule, Level::Act).unwrap_err();
+            assert_eq!(refusal.reason, "dry-run");
+            assert!(refusal.detail.starts_with("would write cpu.max"));
+        }
+        assert_eq!(act(false, false, Level::Act), Ok(()));
+        assert_eq!(act(true, true, Level::Advise).unwrap_err().reason, "policy");
     }
 
     #[test]

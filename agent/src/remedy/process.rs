@@ -23,6 +23,8 @@ pub struct Stat {
     pub threads: u64,
     /// Start in clock ticks since boot.
     pub start_ticks: u64,
+    /// Resident memory in pages.
+    pub resident_pages: u64,
 }
 
 impl Processes {
@@ -95,7 +97,7 @@ fn ended(error: &io::Error) -> bool {
 }
 
 /// The name stands in parentheses and may hold anything, parentheses and newlines included.
-fn parse_stat(text: &str) -> Option<Stat> {
+pub(super) fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     // From `state`, which is field 3.
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -104,6 +106,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         kernel: number(9)? & PF_KTHREAD != 0,
         threads: number(20)?,
         start_ticks: number(22)?,
+        resident_pages: number(24)?,
     })
 }
 
@@ -118,9 +121,10 @@ mod tests {
             kernel: false,
             threads: 9,
             start_ticks: 12345,
+            resident_pages: 2,
         };
         assert_eq!(parse_stat(text), Some(expected));
-        let kernel = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0";
+        let kernel = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0 0";
         assert!(parse_stat(kernel).unwrap().kernel);
         assert_eq!(parse_stat("7 (short) S 1"), None);
     }

@@ -228,6 +228,7 @@ pub fn suggest(action: ActionKind, amount: Option<f64>) -> Suggestion {
         action,
         amount,
         level: Level::Act,
+        dry_run: false,
     }
 }
 

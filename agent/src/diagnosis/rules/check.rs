@@ -291,6 +291,7 @@ impl Checker {
             action,
             amount,
             level,
+            dry_run: _,
         } = &remedy.value;
         let on_cgroup = !matches!(action, ActionKind::Notify | ActionKind::Collect);
         if on_cgroup && !has_culprit {

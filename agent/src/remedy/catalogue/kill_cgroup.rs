@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    incident::KnobChange,
+    incident::{Holder, KnobChange},
     remedy::cgroup::{Cgroup, CgroupError},
 };
 
@@ -20,6 +20,7 @@ const POLL: Duration = Duration::from_millis(2);
 /// The write. No prior value: there is nothing to go back to.
 pub fn change() -> KnobChange {
     KnobChange {
+        of: Holder::Cgroup,
         file: FILE.to_owned(),
         prior: String::new(),
         value: "1".to_owned(),

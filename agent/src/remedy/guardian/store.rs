@@ -283,6 +283,7 @@ pub(super) mod tests {
                 amount: None,
             },
             changes: vec![KnobChange {
+                of: crate::incident::Holder::Cgroup,
                 file: "cpu.max".to_owned(),
                 prior: "max 100000".to_owned(),
                 value: "50000 100000".to_owned(),

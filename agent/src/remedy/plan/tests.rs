@@ -41,6 +41,7 @@ fn diagnosis(verdict: Verdict, culprit: Option<Culprit>, actions: &[ActionKind])
         action: *action,
         amount: None,
         level: Level::Act,
+        dry_run: false,
     });
     Diagnosis {
         top: vec![Hypothesis {
