@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Stages, undo};
 use crate::incident::{Entry, Intent};
@@ -36,6 +36,15 @@ impl Keeper {
                     error = &error as &dyn std::error::Error,
                     "the end of a lease was not recorded; the next start will find nothing to undo"
                 );
+                return;
+            }
+            if let Some(Err(error)) = stages
+                .remedies
+                .warden()
+                .map(|warden| warden.forget(intent.episode))
+            {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "the guardian's notes stay until the next start");
             }
         });
     }

@@ -225,6 +225,22 @@ impl LeaseStore {
         remove(&self.path(episode, "done"))
     }
 
+    /// Removes what somebody who died while writing has left. Another one's that is being written now
+    /// stays.
+    pub fn clear_unfinished(&self) -> Result<(), GuardianError> {
+        let refused = |source| failed("list", &self.dir, source);
+        for entry in fs::read_dir(&self.dir).map_err(refused)? {
+            let path = entry.map_err(refused)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let writer = name.and_then(|name| name.strip_suffix(".new")?.rsplit_once('.'));
+            let writer = writer.and_then(|(_, pid)| pid.parse::<u32>().ok());
+            if writer.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Episodes with a lease.
     pub fn leases(&self) -> Result<Vec<EpisodeId>, GuardianError> {
         self.episodes("lease")
@@ -299,6 +315,19 @@ pub(super) mod tests {
             verified: false,
             intent: intent(n),
         }
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_removed_and_a_living_ones_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LeaseStore::open(dir.path()).unwrap();
+        let left = |pid: u32| dir.path().join(format!("{}.{pid}.new", EpisodeId([1; 16])));
+        // Numbers end at 2^22.
+        let (dead, own) = (left(u32::MAX), left(std::process::id()));
+        fs::write(&dead, "{").unwrap();
+        fs::write(&own, "{").unwrap();
+        store.clear_unfinished().unwrap();
+        assert!(!dead.exists() && own.exists());
     }
 
     #[test]

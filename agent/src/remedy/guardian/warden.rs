@@ -142,8 +142,15 @@ impl Warden {
         })
     }
 
-    /// Drops what it told about episodes that the journal has as closed.
+    /// Drops what it told about an episode: the journal has it.
+    pub fn forget(&self, episode: EpisodeId) -> Result<(), GuardianError> {
+        self.store.forget(episode)
+    }
+
+    /// Drops what it told about episodes that the journal has as closed, and what somebody who died while
+    /// writing has left.
     pub fn tidy(&self, closed: impl Fn(EpisodeId) -> bool) -> Result<(), GuardianError> {
+        self.store.clear_unfinished()?;
         let told = self.store.told()?;
         told.into_iter()
             .filter(|episode| closed(*episode))
