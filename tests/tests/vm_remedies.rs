@@ -6,6 +6,10 @@
 mod effects;
 #[path = "vm_remedies/guards.rs"]
 mod guards;
+#[path = "vm_remedies/matrix.rs"]
+mod matrix;
+#[path = "vm_remedies/measured.rs"]
+mod measured;
 #[path = "vm_remedies/rig.rs"]
 mod rig;
 #[path = "vm_remedies/sandbox.rs"]

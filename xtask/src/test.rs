@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything, counted honestly.
 
+mod remedies;
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -29,6 +31,9 @@ pub enum Part {
     /// The journal's long run: crashes, kills, power cuts. Not part of a plain `test`, whose tests
     /// have its short form.
     Journal,
+    /// The remedies' long run: each action's tests, and crashes at every call that changes something, as a
+    /// table. A plain `test` has the tests, and a few of the crashes.
+    Remedies,
     /// Intake's long run: a storm with kills, and a flood beside it. A plain `test` has its short
     /// form.
     Intake,
@@ -79,6 +84,10 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
         build::build()?;
         return intake::intake();
     }
+    if part == Some(Part::Remedies) {
+        build::build()?;
+        return remedies::remedies();
+    }
     let wants = |this| part.is_none_or(|part| part == this);
     let begun = Instant::now();
     // The probes, the agent that embeds them, and the binaries that tests start.
@@ -99,7 +108,7 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
         ok &= fine;
     }
     if wants(Part::Kernel) {
-        let programs = kernel_programs()?;
+        let programs = kernel_programs(|_| true)?;
         let mut lines = Vec::new();
         for series in Series::ALL {
             let begun = Instant::now();
@@ -217,8 +226,8 @@ struct Program {
     systemd: bool,
 }
 
-/// Builds the test programs that `tests/Cargo.toml` lists for the VM.
-fn kernel_programs() -> anyhow::Result<Vec<Program>> {
+/// Builds those of the test programs that `tests/Cargo.toml` lists for the VM.
+fn kernel_programs(only: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> {
     let metadata = sh::cargo()
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
@@ -231,7 +240,8 @@ fn kernel_programs() -> anyhow::Result<Vec<Program>> {
         .find_map(|package| package.metadata?.remove("paramedic"))
         .context("tests/Cargo.toml lists no tests for the VM")?;
     let booted = settings.vm_systemd_tests;
-    let wanted = [settings.vm_tests, booted.clone()].concat();
+    let mut wanted = [settings.vm_tests, booted.clone()].concat();
+    wanted.retain(|name| only(name));
     if wanted.is_empty() {
         return Ok(Vec::new());
     }

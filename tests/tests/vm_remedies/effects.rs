@@ -7,7 +7,7 @@ use paramedic::{
     remedy::{ApplyError, CgroupError},
 };
 
-use crate::rig::{Scratch, Swap, acting, forks, meminfo, plan, remedies, suggest, until};
+use crate::rig::{Scratch, Swap, acting, cell, forks, meminfo, plan, remedies, suggest, until};
 
 const STRESS: &str = "/usr/bin/stress-ng";
 
@@ -35,6 +35,7 @@ fn throttle_cpu_slows_the_hog_and_gives_back_what_was_there() {
     let throttled = hog.cpus();
     assert!(throttled < 0.3, "{throttled} CPUs under a quota of 0.2");
     assert!(hog.field("cpu.stat", "nr_throttled") > 0);
+    cell(ActionKind::ThrottleCpu, "verify");
 
     let report = remedies.undo(&intent);
     assert_eq!(
@@ -153,6 +154,7 @@ fn cap_pids_stops_the_storm_at_the_population_before_it() {
     );
     assert!(hog.field("pids.events", "max") > 0, "forks fail");
     assert!(hog.field("cgroup.stat", "nr_descendants") == 0);
+    cell(ActionKind::CapPids, "verify");
 
     remedies.undo(&intent);
     assert_eq!(hog.read("pids.max"), "max");
@@ -202,6 +204,7 @@ fn cap_memory_gives_the_node_its_memory_back() {
         assert!(meminfo("MemAvailable") / total >= 0.2);
     }
     assert!(hog.field("memory.events", "oom_kill") > 0);
+    cell(ActionKind::CapMemory, "verify");
 
     let report = remedies.undo(&intent);
     assert_eq!(report.left_alone, Vec::<String>::new());
@@ -279,12 +282,15 @@ fn kill_cgroup_ends_everything_when_it_is_allowed_by_name() {
         "{}",
         refusal.detail
     );
+    cell(ActionKind::KillCgroup, "refused");
 
     config.allow.push(ActionKind::KillCgroup);
     let remedies = remedies(&config);
     let intent = plan(&remedies, &hog, kill(), &[]).unwrap();
     remedies.apply(&intent).unwrap();
     assert!(hog.read("cgroup.events").contains("populated 0"));
+    cell(ActionKind::KillCgroup, "apply");
+    cell(ActionKind::KillCgroup, "verify");
     let report = remedies.undo(&intent);
     assert_eq!(
         report.left_alone,

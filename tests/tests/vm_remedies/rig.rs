@@ -309,6 +309,12 @@ pub fn episode(n: u8) -> Episode {
     }
 }
 
+/// A cell of `cargo xtask test remedies`' table is filled: printed when everything that it stands for has
+/// held.
+pub fn cell(action: ActionKind, what: &str) {
+    println!("cell: {action} {what}");
+}
+
 /// Plans for a scratch cgroup with one suggestion.
 pub fn plan(
     remedies: &Remedies,
