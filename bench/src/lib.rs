@@ -4,6 +4,7 @@ pub mod cases;
 pub mod diagnosis;
 pub mod intake;
 pub mod journal;
+pub mod mttr;
 pub mod petshop;
 pub mod probes;
 

@@ -1,0 +1,102 @@
+//! The MTTR platform: a real service with a promise, a real fault, and who brings it back how fast.
+//!
+//! A *trial* is one scenario under one strategy, once ([`trial`]); a *run* is all of them, interleaved,
+//! inside the VM ([`inside`]). Recovery is judged by the service's own clients ([`slo`]), never by what
+//! the agent says. What a run leaves is one JSON file ([`record`]) from which reports are made.
+
+pub mod attribution;
+pub mod driver;
+pub mod exporter;
+pub mod fault;
+pub mod inside;
+pub mod record;
+pub mod relay;
+pub mod scenario;
+pub mod service;
+pub mod slice;
+pub mod slo;
+pub mod stack;
+pub mod stats;
+pub mod strategy;
+pub mod trial;
+pub mod unix;
+
+use clap::{Parser, Subcommand};
+
+use record::Trial;
+
+/// What to do.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bench-mttr", max_term_width = 100)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// A run, inside the VM
+    Inside(inside::Inside),
+    /// The innocent service
+    Serve(service::Costs),
+    /// A fault: takes memory until it is ended
+    Leak {
+        /// MiB a second
+        #[arg(long)]
+        mib_per_s: f64,
+    },
+}
+
+/// Does it.
+///
+/// # Errors
+/// What could not be started, measured or written.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    match options.command {
+        Command::Inside(inside) => inside.run(),
+        Command::Serve(costs) => service::serve(costs),
+        Command::Leak { mib_per_s } => {
+            fault::leak(mib_per_s);
+            Ok(())
+        }
+    }
+}
+
+/// A trial in one line.
+pub fn told(trial: &Trial) -> String {
+    let name = format!("{:<18} {:<18}", trial.scenario, trial.strategy.name());
+    if let Some(why) = &trial.void {
+        return format!("{name} void: {why}");
+    }
+    let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.2} s"));
+    let mut told = format!(
+        "{name} alert {:>8}  broken {:>8}  recovered {:>8}  {}",
+        seconds(trial.delivered_s),
+        seconds(trial.course.broken_s),
+        seconds(trial.mttr_s),
+        if trial.healed { "healed" } else { "not healed" },
+    );
+    if let Some(agent) = &trial.agent {
+        let top = agent.hypothesis.as_deref().unwrap_or("no diagnosis");
+        let actions: Vec<String> = agent
+            .actions
+            .iter()
+            .map(|(kind, path)| format!("{kind} {path}"))
+            .collect();
+        told.push_str(&format!(
+            "  {top} [{}] {:?}",
+            actions.join(", "),
+            agent.verdicts
+        ));
+        if actions.is_empty() {
+            told.push_str(&format!(" {:?}", agent.refusals));
+        }
+    }
+    if trial.killed > 0 {
+        told.push_str(&format!("  killed {}", trial.killed));
+    }
+    if !trial.harm.is_empty() {
+        told.push_str(&format!("  HARM {:?}", trial.harm));
+    }
+    told
+}

@@ -1,0 +1,95 @@
+//! The cgroups of a run: everything below one slice, each part where it belongs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use paramedic_tests::{Cgroup, cgroup::ROOT};
+
+/// Everything of a run lies below this cgroup.
+const SLICE: &str = "mttr.slice";
+/// For emptying it.
+const EMPTY_WITHIN: Duration = Duration::from_secs(20);
+
+/// The run's slice, and the way back to where we came from.
+pub struct Slice {
+    home: PathBuf,
+}
+
+impl Slice {
+    /// Clears what an earlier run that was killed left behind.
+    pub fn make() -> anyhow::Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("cannot read our cgroup")?;
+        let home = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .context("we are in no cgroup v2")?;
+        let slice = Self {
+            home: Path::new(ROOT).join(home),
+        };
+        slice.clear()?;
+        Ok(slice)
+    }
+
+    /// A cgroup of the slice for one trial, gone when dropped.
+    pub fn child(name: &str) -> anyhow::Result<Cgroup> {
+        let cgroup = Cgroup::make(&format!("{SLICE}/{name}"))?;
+        cgroup.set("pids.max", "max")?;
+        Ok(cgroup)
+    }
+
+    /// The path of a child as the agent writes it.
+    pub fn path(name: &str) -> String {
+        format!("/{SLICE}/{name}")
+    }
+
+    /// Does something in a child of the slice: what is started by it is born there.
+    pub fn within<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let dir = Path::new(ROOT).join(SLICE).join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        move_to(&dir)?;
+        let done = work();
+        move_to(&self.home)?;
+        done
+    }
+
+    /// Kills everything in the slice and removes it.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        let slice = Path::new(ROOT).join(SLICE);
+        if !slice.is_dir() {
+            return Ok(());
+        }
+        move_to(&self.home)?;
+        fs::write(slice.join("cgroup.kill"), "1").context("cannot empty the run's cgroups")?;
+        let begun = Instant::now();
+        loop {
+            for child in fs::read_dir(&slice)?.flatten().map(|entry| entry.path()) {
+                if child.is_dir() {
+                    // Not empty yet: again below.
+                    fs::remove_dir(&child).unwrap_or_default();
+                }
+            }
+            match fs::remove_dir(&slice) {
+                Ok(()) => return Ok(()),
+                Err(error) if begun.elapsed() > EMPTY_WITHIN => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove {}", slice.display()));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+fn move_to(dir: &Path) -> anyhow::Result<()> {
+    let file = dir.join("cgroup.procs");
+    fs::write(&file, "0").with_context(|| format!("cannot move to {}", dir.display()))
+}

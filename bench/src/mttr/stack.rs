@@ -1,0 +1,84 @@
+//! What every trial of a run shares: the real node exporter, Prometheus and Alertmanager.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use paramedic_tests::{Alertmanager, NodeExporter, Prometheus, Scrape};
+
+use super::{relay::Relay, scenario::Alert, slice::Slice};
+
+/// The `instance` label of this node.
+pub const INSTANCE: &str = "node-1";
+/// What the alerts and the rules read. All of the exporter's collectors, every second, are a good
+/// part of an emulated CPU.
+const COLLECTORS: [&str; 9] = [
+    "--collector.disable-defaults",
+    "--collector.cpu",
+    "--collector.meminfo",
+    "--collector.stat",
+    "--collector.loadavg",
+    "--collector.vmstat",
+    "--collector.pressure",
+    "--collector.diskstats",
+    "--collector.filesystem",
+];
+
+/// The monitoring, all up.
+pub struct Stack {
+    /// Prometheus, with every alert loaded.
+    pub prometheus: Prometheus,
+    /// Alertmanager; its one receiver is the relay.
+    pub alertmanager: Alertmanager,
+    _exporter: NodeExporter,
+}
+
+impl Stack {
+    /// Starts it in its own cgroup. `measured` is the run's own exporter.
+    pub fn start(
+        slice: &Slice,
+        relay: &Relay,
+        alerts: &[Alert],
+        measured: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        slice.within("monitoring", || {
+            let exporter = NodeExporter::start_with(&COLLECTORS)?;
+            let alertmanager = Alertmanager::start(&relay.url())?;
+            let mut prometheus = Prometheus::builder()
+                .scrape(Scrape::new("node", exporter.address()).instance(INSTANCE))
+                .scrape(Scrape::new("mttr", measured).instance("mttr"))
+                .alertmanager(alertmanager.address());
+            for alert in alerts {
+                // Not before there are scrapes enough to tell a symptom from our own start.
+                let expr = format!(
+                    "({}) and on (instance) count_over_time(up[1m]) > 12",
+                    alert.expr
+                );
+                let severity = [("severity", "critical")];
+                prometheus = prometheus.alert_labelled(&alert.alert, &expr, &severity);
+            }
+            Ok(Self {
+                prometheus: prometheus.start()?,
+                alertmanager,
+                _exporter: exporter,
+            })
+        })
+    }
+
+    /// Names of alerts that fire in Prometheus or are still active in Alertmanager, and whether
+    /// enough scrapes are in.
+    pub fn restless(&self) -> anyhow::Result<Option<String>> {
+        let up = "count_over_time(up{job=\"node\"}[1m]) > 12";
+        if self.prometheus.query(up)?.is_empty() {
+            return Ok(Some("too few scrapes yet".to_owned()));
+        }
+        let firing = self.prometheus.query("ALERTS")?;
+        if let Some(alert) = firing.first() {
+            return Ok(Some(format!("{} fires", alert["metric"]["alertname"])));
+        }
+        let active = self.alertmanager.alerts()?;
+        let active = active.as_array().context("Alertmanager has no list")?;
+        Ok(active
+            .first()
+            .map(|alert| format!("Alertmanager still holds {}", alert["labels"]["alertname"])))
+    }
+}
