@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: builds the benchmarks with their peers and runs one.
 
+mod mttr;
+
 use std::ffi::OsString;
 
 use anyhow::Context;
@@ -21,6 +23,8 @@ pub enum What {
     Cases,
     /// The same over the PetShop dataset: `--data DIR [--issues train]`
     Petshop,
+    /// Time to recovery in the VM: faults, strategies, a service with a promise; see `--help` after it
+    Mttr,
 }
 
 impl What {
@@ -30,13 +34,14 @@ impl What {
             Self::Probes => "bench-probes",
             Self::Intake => "bench-intake",
             Self::Diagnosis | Self::Cases | Self::Petshop => "bench-diagnosis",
+            Self::Mttr => "bench-mttr",
         }
     }
 
     /// The program's subcommand, where it has some.
     fn subcommand(self) -> Option<&'static str> {
         match self {
-            Self::Journal | Self::Probes | Self::Intake => None,
+            Self::Journal | Self::Probes | Self::Intake | Self::Mttr => None,
             Self::Diagnosis => Some("diagnosis"),
             Self::Cases => Some("cases"),
             Self::Petshop => Some("petshop"),
@@ -46,6 +51,9 @@ impl What {
 
 /// Builds and runs; the result is the exit code.
 pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
+    if what == What::Mttr {
+        return mttr::mttr(args);
+    }
     // Built apart from running, so that the machine is quiet when it is measured.
     let mut build = sh::cargo();
     build.args(["build", "--quiet", "--profile", "measure"]);
@@ -59,7 +67,7 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
             // The agent whose idle cost is measured.
             build.args(["--package", "paramedic", "--bin", "paramedic"]);
         }
-        What::Intake | What::Diagnosis | What::Cases | What::Petshop => {}
+        What::Intake | What::Diagnosis | What::Cases | What::Petshop | What::Mttr => {}
     }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")

@@ -42,9 +42,12 @@ pub struct Inside {
     /// Only scenarios that are marked as quick
     #[arg(long)]
     pub quick: bool,
-    /// Repetitions
-    #[arg(long, default_value_t = 3)]
-    pub repetitions: usize,
+    /// Which round this is; every round has every trial once
+    #[arg(long, default_value_t = 0)]
+    pub round: usize,
+    /// Whose load
+    #[arg(long, default_value = "built-in")]
+    pub driver: String,
     /// Seed of the order of trials
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -92,8 +95,8 @@ impl Inside {
             scraped_trials: None,
         };
         let plan = self.plan(&chosen);
-        for (nth, (scenario, strategy, repetition)) in plan.iter().enumerate() {
-            let trial = bench.trial(scenario, *strategy, *repetition);
+        for (nth, (scenario, strategy)) in plan.iter().enumerate() {
+            let trial = bench.trial(scenario, *strategy, self.round);
             exporter.ended(&trial, &scenario.inject_type());
             println!("{:>3}/{} {}", nth + 1, plan.len(), super::told(&trial));
             run.trials.push(trial);
@@ -130,24 +133,20 @@ impl Inside {
         Ok(catalogue.scenarios.iter().filter(wanted).collect())
     }
 
-    /// Every repetition has every pair once, in an order of its own: a slow minute of the machine
+    /// Every pair once, in an order that differs from round to round: a slow minute of the machine
     /// does not hit one strategy alone.
-    fn plan<'a>(&self, chosen: &[&'a Scenario]) -> Vec<(&'a Scenario, Strategy, usize)> {
-        let mut rng = Rng(self.seed);
-        let mut plan = Vec::new();
-        for repetition in 0..self.repetitions {
-            let mut round: Vec<_> = chosen
-                .iter()
-                .flat_map(|scenario| {
-                    let wanted = scenario.strategies.iter().filter(|strategy| {
-                        self.strategy.is_empty() || self.strategy.contains(strategy)
-                    });
-                    wanted.map(|strategy| (*scenario, *strategy, repetition))
-                })
-                .collect();
-            stats::shuffle(&mut round, &mut rng);
-            plan.extend(round);
-        }
+    fn plan<'a>(&self, chosen: &[&'a Scenario]) -> Vec<(&'a Scenario, Strategy)> {
+        let mut plan: Vec<(&Scenario, Strategy)> = chosen
+            .iter()
+            .flat_map(|scenario| {
+                let wanted = scenario.strategies.iter().filter(|strategy| {
+                    self.strategy.is_empty() || self.strategy.contains(strategy)
+                });
+                wanted.map(|strategy| (*scenario, *strategy))
+            })
+            .collect();
+        let mut rng = Rng(self.seed.wrapping_mul(1000).wrapping_add(self.round as u64));
+        stats::shuffle(&mut plan, &mut rng);
         plan
     }
 
