@@ -8,8 +8,8 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,8 +19,8 @@ use anyhow::Context;
 
 use super::slo::Request;
 
-/// Requests under way at once. At the rates used here these are several timeouts' worth.
-const CLIENTS: usize = 64;
+/// Requests under way at once: all that come within a timeout at the usual 20 a second.
+const CLIENTS: usize = 48;
 /// A slower answer is an error.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests remembered; a run is shorter.
@@ -37,7 +37,8 @@ struct Shared {
     begun: Instant,
     every: Duration,
     next: AtomicUsize,
-    stop: AtomicBool,
+    stop: Mutex<bool>,
+    stopped: Condvar,
     trace: String,
     /// By number; `None` = under way.
     results: Mutex<Vec<Option<Request>>>,
@@ -51,7 +52,8 @@ impl Driver {
             begun: Instant::now(),
             every: Duration::from_secs_f64(1.0 / rate_per_s),
             next: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
+            stop: Mutex::new(false),
+            stopped: Condvar::new(),
             trace: trace.to_owned(),
             results: Mutex::new(Vec::new()),
         });
@@ -77,7 +79,7 @@ impl Driver {
 
     /// Ends the load and waits for what is under way.
     pub fn stop(mut self) -> Vec<Request> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.end();
         for client in self.clients.drain(..) {
             if client.join().is_err() {
                 eprintln!("a client of the load panicked");
@@ -89,13 +91,34 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.end();
     }
 }
 
 impl Shared {
     fn results(&self) -> std::sync::MutexGuard<'_, Vec<Option<Request>>> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stopped.notify_all();
+    }
+
+    /// Waits until then; whether it was told to stop meanwhile.
+    fn stopped_before(&self, due: Instant) -> bool {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*stop {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            (stop, _) = self
+                .stopped
+                .wait_timeout(stop, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        true
     }
 
     fn client(&self) {
@@ -109,13 +132,7 @@ impl Shared {
                 .every
                 .saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
             let due = self.begun + at;
-            while let Some(left) = due.checked_duration_since(Instant::now()) {
-                if self.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                thread::sleep(left.min(Duration::from_millis(100)));
-            }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stopped_before(due) {
                 return;
             }
             let status = self.ask(&mut connection, due);

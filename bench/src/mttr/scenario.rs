@@ -142,7 +142,7 @@ impl Default for Workload {
     fn default() -> Self {
         Self {
             rate_per_s: unplaced(20.0),
-            cpu_ms: unplaced(10.0),
+            cpu_ms: unplaced(5.0),
             memory_kib: unplaced(256),
             write_kib: unplaced(4),
             slo: Slo::default(),

@@ -91,14 +91,33 @@ pub fn serve(costs: Costs) -> anyhow::Result<()> {
 
 async fn answer(State(service): State<Arc<Service>>) -> StatusCode {
     let arrived = Instant::now();
-    let present = service.present.fetch_add(1, Ordering::Relaxed);
-    let status = if present > (WORKERS + WAITING_MAX) as u64 {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
-        service.clone().admitted(arrived).await
-    };
-    service.present.fetch_sub(1, Ordering::Relaxed);
-    status
+    let place = Place::take(&service);
+    if place.others > (WORKERS + WAITING_MAX) as u64 {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    service.clone().admitted(arrived).await
+}
+
+/// A request that is here, until it is answered or its client has gone: then this is dropped without
+/// ever having been continued.
+struct Place {
+    service: Arc<Service>,
+    others: u64,
+}
+
+impl Place {
+    fn take(service: &Arc<Service>) -> Self {
+        Self {
+            service: service.clone(),
+            others: service.present.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.service.present.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Service {

@@ -47,14 +47,21 @@ impl Slice {
         format!("/{SLICE}/{name}")
     }
 
-    /// Does something in a child of the slice: what is started by it is born there.
+    /// Does something in a child of the slice of this `cpu.weight`: what is started by it is born
+    /// there. The child stays until [`Slice::clear`].
     pub fn within<T>(
         &self,
         name: &str,
+        cpu_weight: &str,
         work: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let dir = Path::new(ROOT).join(SLICE).join(name);
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        if !dir.is_dir() {
+            // Kept: it is made with every controller handed down, and dropped as a folder only.
+            let made = Self::child(name)?;
+            made.set("cpu.weight", cpu_weight)?;
+            std::mem::forget(made);
+        }
         move_to(&dir)?;
         let done = work();
         move_to(&self.home)?;

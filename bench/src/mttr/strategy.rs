@@ -19,6 +19,10 @@ const LOCAL: &str = "pressure:\n  window_ms: 500\n  hold_s: 0\n  \
                      io: {stalled_ms: 400, full: true}\n\
                      evidence: {window_s: 1, period_ms: 250}\n";
 
+/// `cpu.weight` of whoever answers, agent and script alike: what is to heal a starved node must not
+/// starve with it (as `CPUWeight=` of its unit).
+pub const RESPONDER_WEIGHT: &str = "1000";
+
 /// What answers in one trial.
 pub struct Answering {
     /// The agent, if it is one.
@@ -43,42 +47,45 @@ impl Strategy {
         ))
     }
 
-    /// Puts it in place: from now on alerts go to it.
-    pub fn start(
-        self,
-        slice: &Slice,
-        relay: &Relay,
-        prometheus: &str,
-    ) -> anyhow::Result<Answering> {
-        relay.set(Behind::Nobody);
-        if let Some(config) = self.config(prometheus) {
-            let agent = slice.within("paramedic", || Agent::start(&config))?;
-            if self != Self::ParamedicLocal {
-                relay.set(Behind::Agent(agent.address()));
+    /// Starts it; no alert reaches it yet.
+    pub fn start(self, slice: &Slice, prometheus: &str) -> anyhow::Result<Answering> {
+        let agent = match self.config(prometheus) {
+            Some(config) => {
+                Some(slice.within("paramedic", RESPONDER_WEIGHT, || Agent::start(&config))?)
             }
-            return Ok(Answering {
-                agent: Some(agent),
-                victims: None,
-                _folder: None,
-            });
-        }
-        let mut answering = Answering {
-            agent: None,
-            victims: None,
-            _folder: None,
+            None => None,
         };
-        if self == Self::Script {
-            let folder = paramedic_tests::tools::temporary_folder()?;
-            let victims = folder.path().join("victims");
-            relay.set(Behind::Script {
-                file: Catalogue::shipped().join("responder.sh"),
-                victims: victims.clone(),
-                cgroup: Slice::child("responder")?,
-            });
-            answering.victims = Some(victims);
-            answering._folder = Some(folder);
-        }
-        Ok(answering)
+        let folder = match self {
+            Self::Script => Some(paramedic_tests::tools::temporary_folder()?),
+            _ => None,
+        };
+        let victims = folder.as_ref().map(|folder| folder.path().join("victims"));
+        Ok(Answering {
+            agent,
+            victims,
+            _folder: folder,
+        })
+    }
+
+    /// From now on alerts go to it. Not before the node is at rest: what is left of the trial before
+    /// must not be answered.
+    pub fn arm(self, relay: &Relay, answering: &Answering) -> anyhow::Result<()> {
+        relay.set(match (self, &answering.agent, &answering.victims) {
+            (Self::ParamedicAlert | Self::ParamedicNokernel, Some(agent), _) => {
+                Behind::Agent(agent.address())
+            }
+            (_, _, Some(victims)) => {
+                let cgroup = Slice::child("responder")?;
+                cgroup.set("cpu.weight", RESPONDER_WEIGHT)?;
+                Behind::Script {
+                    file: Catalogue::shipped().join("responder.sh"),
+                    victims: victims.clone(),
+                    cgroup,
+                }
+            }
+            _ => Behind::Nobody,
+        });
+        Ok(())
     }
 }
 

@@ -77,6 +77,7 @@ impl Bench<'_> {
     /// Runs one trial. What fails in it makes it void, with the reason; the run goes on.
     pub fn trial(&self, scenario: &Scenario, strategy: Strategy, repetition: usize) -> Trial {
         let trace_id = trace_id();
+        self.relay.set(super::relay::Behind::Nobody);
         let tried = self
             .prepare(scenario, strategy, &trace_id)
             .and_then(Running::run);
@@ -112,7 +113,7 @@ impl Bench<'_> {
         wait_for("answer of the service", Duration::from_secs(30), || {
             http::get(listen, "/")?.ok()
         })?;
-        let answering = strategy.start(self.slice, self.relay, &self.stack.prometheus.url())?;
+        let answering = strategy.start(self.slice, &self.stack.prometheus.url())?;
         let trace = format!("00-{trace_id}-0000000000000001-01");
         let driver = Driver::start(listen, workload.rate_per_s.value, &trace);
         let mut culprits: Vec<(String, Cgroup)> = Vec::new();
@@ -140,6 +141,7 @@ impl Bench<'_> {
             injected_at: 0.0,
         };
         running.calm()?;
+        strategy.arm(self.relay, &running.answering)?;
         Ok(running)
     }
 }
@@ -168,7 +170,7 @@ impl Running<'_> {
                 let why = restless.unwrap_or_else(|| "no requests were answered".to_owned());
                 bail!("the node did not come to rest: {why}");
             }
-            thread::sleep(Duration::from_millis(250));
+            thread::sleep(Duration::from_secs(1));
         }
     }
 
