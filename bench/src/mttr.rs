@@ -5,12 +5,14 @@
 //! the agent says. What a run leaves is one JSON file ([`record`]) from which reports are made.
 
 pub mod attribution;
+pub mod compare;
 pub mod driver;
 pub mod exporter;
 pub mod fault;
 pub mod inside;
 pub mod record;
 pub mod relay;
+pub mod report;
 pub mod scenario;
 pub mod service;
 pub mod slice;
@@ -18,6 +20,7 @@ pub mod slo;
 pub mod stack;
 pub mod stats;
 pub mod strategy;
+pub mod summary;
 pub mod trial;
 pub mod unix;
 
@@ -37,6 +40,8 @@ pub struct Options {
 enum Command {
     /// A run, inside the VM
     Inside(inside::Inside),
+    /// A report of records, on this machine
+    Report(report::Report),
     /// The innocent service
     Serve(service::Costs),
     /// A fault: takes memory until it is ended
@@ -54,6 +59,7 @@ enum Command {
 pub fn run(options: Options) -> anyhow::Result<()> {
     match options.command {
         Command::Inside(inside) => inside.run(),
+        Command::Report(report) => report.write(),
         Command::Serve(costs) => service::serve(costs),
         Command::Leak { mib_per_s } => {
             fault::leak(mib_per_s);

@@ -45,9 +45,6 @@ pub struct Inside {
     /// Which round this is; every round has every trial once
     #[arg(long, default_value_t = 0)]
     pub round: usize,
-    /// Whose load
-    #[arg(long, default_value = "built-in")]
-    pub driver: String,
     /// Seed of the order of trials
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -50,9 +50,6 @@ struct Options {
     /// Memory of the VM in MiB
     #[arg(long, default_value_t = 2048)]
     memory: u32,
-    /// `built-in`, or `k6` where `cargo xtask setup` has brought it
-    #[arg(long, default_value = "built-in")]
-    driver: String,
     /// End with one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -154,7 +151,6 @@ fn one(options: &Options, program: &Path, out: &Path, round: usize) -> anyhow::R
     add("--out", GUEST_FOLDER);
     add("--round", &round.to_string());
     add("--seed", &options.seed.to_string());
-    add("--driver", &options.driver);
     for scenario in &options.scenario {
         add("--scenario", scenario);
     }
