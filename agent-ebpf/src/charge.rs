@@ -91,20 +91,45 @@ pub fn current_comm() -> [u8; COMM_LEN] {
 /// Counts an occurrence for its cgroup.
 #[inline(always)]
 pub fn charge(probe: u32, cgroup: u64, which: impl FnOnce(*mut ProcessCounters) -> *mut u64) {
+    // SAFETY: the closure picks a field of the map value.
+    charged(probe, cgroup, |counters| unsafe { add(which(counters), 1) });
+}
+
+/// Counts an occurrence for its cgroup by whatever `count` adds to its counters.
+#[inline(always)]
+pub fn charged(probe: u32, cgroup: u64, count: impl FnOnce(*mut ProcessCounters)) {
     // SAFETY: these closures pick a field of the map value.
     note(probe, |stats| unsafe { &raw mut (*stats).events });
     let counters = PROCESSES.get_ptr_mut(cgroup).or_else(|| {
         // Another CPU may have been first: then its entry is taken.
-        let _first = PROCESSES.insert(cgroup, ProcessCounters::default(), u64::from(BPF_NOEXIST));
+        let _first = PROCESSES.insert(cgroup, &NOTHING, u64::from(BPF_NOEXIST));
         PROCESSES.get_ptr_mut(cgroup)
     });
     match counters {
-        // SAFETY: as above.
-        Some(counters) => unsafe { add(which(counters), 1) },
+        Some(counters) => count(counters),
         // SAFETY: as above.
         None => note(probe, |stats| unsafe { &raw mut (*stats).map_drops }),
     }
 }
+
+/// What a cgroup begins with. Not on the stack, of which there are 512 bytes.
+static NOTHING: ProcessCounters = ProcessCounters {
+    execs: 0,
+    forks: 0,
+    exits: 0,
+    oom_kills: 0,
+    failed_exits: 0,
+    signals: 0,
+    fatal_signals: 0,
+    reclaims: 0,
+    reclaim_ns: 0,
+    tcp_connects: 0,
+    tcp_accepts: 0,
+    tcp_failures: 0,
+    tcp_retransmits: 0,
+    tcp_resets_sent: 0,
+    tcp_resets_received: 0,
+};
 
 /// Puts an event into the ring; a full ring is counted, never waited for.
 #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePoint
 use paramedic_abi::{Event, probe};
 
 use crate::{
-    charge::{charge, current_cgroup, current_comm, now_ns, tell},
+    charge::{add, charged, current_cgroup, current_comm, now_ns, tell},
     layout::{self, field},
 };
 
@@ -22,9 +22,13 @@ pub fn exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let cgroup = current_cgroup();
-    // SAFETY: picks a field of the map value.
-    charge(probe::EXIT, cgroup, |counters| unsafe {
-        &raw mut (*counters).exits
+    let exit_code: u32 = field(ctx.arg(0), layout::TASK_EXIT_CODE.load()).unwrap_or(0);
+    // SAFETY: adds to fields of the map value.
+    charged(probe::EXIT, cgroup, |counters| unsafe {
+        add(&raw mut (*counters).exits, 1);
+        if exit_code != 0 {
+            add(&raw mut (*counters).failed_exits, 1);
+        }
     });
     tell(Event {
         cgroup,
@@ -32,7 +36,7 @@ pub fn exit(ctx: RawTracePointContext) -> i32 {
         kind: probe::EXIT,
         pid: ctx.tgid(),
         parent: 0,
-        exit_code: field(ctx.arg(0), layout::TASK_EXIT_CODE.load()).unwrap_or(0),
+        exit_code,
         comm: current_comm(),
     });
     0

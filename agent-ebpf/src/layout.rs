@@ -42,6 +42,56 @@ globals! {
     SWITCH_PASSES_STATE: u64 = 0;
     /// Bytes waiting in the ring from which the agent is woken.
     WAKE_BYTES: u64 = 65_536;
+    /// Offset of `task_struct.sighand`.
+    TASK_SIGHAND: u64 = 0;
+    /// Offset of `sighand_struct.action`.
+    SIGHAND_ACTION: u64 = 0;
+    /// Size of one of these actions; a handler is its first word.
+    SIGACTION_SIZE: u64 = 0;
+    /// Offset of `sock.sk_cgrp_data.cgroup`.
+    SOCK_CGROUP: u64 = 0;
+    /// Offset of `sock.sk_protocol`.
+    SOCK_PROTOCOL: u64 = 0;
+    /// Offset of `sock_common.skc_state`.
+    SOCK_STATE: u64 = 0;
+    /// Offset of `sock_common.skc_family`.
+    SOCK_FAMILY: u64 = 0;
+    /// Offset of `sock_common.skc_daddr`; may be 0.
+    SOCK_DADDR: u64 = 0;
+    /// Offset of `sock_common.skc_dport`.
+    SOCK_DPORT: u64 = 0;
+    /// Offset of `sock_common.skc_num`.
+    SOCK_NUM: u64 = 0;
+    /// Offset of `sock_common.skc_v6_daddr`; 0 where the kernel has no IPv6.
+    SOCK_V6_DADDR: u64 = 0;
+    /// First port that the kernel gives to clients.
+    PORTS_FIRST: u64 = 0;
+    /// Last of them.
+    PORTS_LAST: u64 = 0;
+    /// Offset of `request.q`; may be 0.
+    REQUEST_QUEUE: u64 = 0;
+    /// Offset of `request.bio`.
+    REQUEST_BIO: u64 = 0;
+    /// Offset of `request.cmd_flags`.
+    REQUEST_FLAGS: u64 = 0;
+    /// Offset of `request.__data_len`.
+    REQUEST_LEN: u64 = 0;
+    /// Offset of `request_queue.disk`.
+    QUEUE_DISK: u64 = 0;
+    /// Offset of `gendisk.major`; may be 0.
+    DISK_MAJOR: u64 = 0;
+    /// Offset of `gendisk.first_minor`.
+    DISK_MINOR: u64 = 0;
+    /// Offset of `bio.bi_blkg`; 0 where the kernel does not account I/O to cgroups.
+    BIO_BLKG: u64 = 0;
+    /// Offset of `blkcg_gq.blkcg`.
+    BLKG_BLKCG: u64 = 0;
+    /// Offset of `cgroup_subsys_state.cgroup`, which begins a `blkcg`.
+    CSS_CGROUP: u64 = 0;
+    /// Offset of `cgroup.root`.
+    CGROUP_ROOT: u64 = 0;
+    /// Offset of `cgroup_root.hierarchy_id`.
+    ROOT_HIERARCHY: u64 = 0;
     /// Number of `exit`: it never returns, so it takes no place in the table.
     NR_EXIT: u64 = u64::MAX;
     /// Number of `exit_group`.
@@ -64,4 +114,18 @@ pub fn field<T>(object: u64, offset: u64) -> Option<T> {
 pub fn at<T>(address: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails on a bad one; T is plain data everywhere.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// `task->cgroups->dfl_cgrp->kn->id`: what `bpf_get_current_cgroup_id` gives for `current`.
+#[inline(always)]
+pub fn cgroup_of(task: u64) -> Option<u64> {
+    let set: u64 = field(task, TASK_CGROUPS.load())?;
+    id_of(at(set + CSS_SET_DFL_CGRP.load())?)
+}
+
+/// The id of a `struct cgroup`.
+#[inline(always)]
+pub fn id_of(cgroup: u64) -> Option<u64> {
+    let node: u64 = at(cgroup + CGROUP_KN.load())?;
+    at(node + KERNFS_NODE_ID.load())
 }

@@ -20,6 +20,7 @@
     reason = "programs take their context as the attribute's macro passes it"
 )]
 
+mod block;
 mod charge;
 mod exec;
 mod exit;
@@ -28,8 +29,11 @@ mod fork;
 mod layout;
 mod maps;
 mod oom;
+mod reclaim;
 mod sched;
+mod signal;
 mod syscalls;
+mod tcp;
 
 /// Some helpers (bpf_probe_read_kernel, …) are for programs under a GPL-compatible licence only.
 #[unsafe(no_mangle)]

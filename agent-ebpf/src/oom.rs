@@ -9,7 +9,7 @@ use paramedic_abi::{Event, probe};
 
 use crate::{
     charge::{charge, now_ns, tell},
-    layout::{self, at, field},
+    layout::{self, cgroup_of, field},
 };
 
 /// Counts the victim for its own cgroup.
@@ -40,13 +40,4 @@ pub fn oom(ctx: RawTracePointContext) -> i32 {
         "process {} of cgroup {} is an out-of-memory victim", pid, cgroup
     );
     0
-}
-
-/// `task->cgroups->dfl_cgrp->kn->id`: what `bpf_get_current_cgroup_id` gives for `current`.
-#[inline(always)]
-fn cgroup_of(task: u64) -> Option<u64> {
-    let set: u64 = field(task, layout::TASK_CGROUPS.load())?;
-    let cgroup: u64 = at(set + layout::CSS_SET_DFL_CGRP.load())?;
-    let node: u64 = at(cgroup + layout::CGROUP_KN.load())?;
-    at(node + layout::KERNFS_NODE_ID.load())
 }

@@ -4,11 +4,15 @@
 //! host and compiled into the probes.
 #![no_std]
 
+mod block;
 mod sched;
 mod syscalls;
+mod tcp;
 
+pub use block::*;
 pub use sched::*;
 pub use syscalls::*;
+pub use tcp::*;
 
 /// Buckets of a latency histogram: bucket `i` counts `2^i <= ns < 2^(i+1)`; the last takes the rest
 /// (from 9 minutes).
@@ -31,11 +35,19 @@ pub mod probe {
     pub const SYSCALLS: u32 = 4;
     /// The scheduler tier.
     pub const SCHED: u32 = 5;
+    /// Signals.
+    pub const SIGNAL: u32 = 6;
+    /// Direct reclaim.
+    pub const RECLAIM: u32 = 7;
+    /// TCP connections.
+    pub const TCP: u32 = 8;
+    /// Block I/O.
+    pub const BLOCK: u32 = 9;
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 10;
 }
 
-/// Process events of one cgroup.
+/// What happened to the tasks and sockets of one cgroup.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounters {
@@ -47,6 +59,28 @@ pub struct ProcessCounters {
     pub exits: u64,
     /// Out-of-memory victims.
     pub oom_kills: u64,
+    /// Of the ended, those with another status than 0: an exit code, or a signal.
+    pub failed_exits: u64,
+    /// Signals sent to members, ignored ones too.
+    pub signals: u64,
+    /// Of these, those that will end their process: nothing handles them.
+    pub fatal_signals: u64,
+    /// Times that a member had to reclaim memory itself before it got some.
+    pub reclaims: u64,
+    /// How long these took, ns.
+    pub reclaim_ns: u64,
+    /// TCP connections begun.
+    pub tcp_connects: u64,
+    /// TCP connections accepted by the kernel for a listening socket.
+    pub tcp_accepts: u64,
+    /// TCP connections begun that did not come about.
+    pub tcp_failures: u64,
+    /// TCP segments sent again.
+    pub tcp_retransmits: u64,
+    /// TCP resets sent.
+    pub tcp_resets_sent: u64,
+    /// TCP resets received.
+    pub tcp_resets_received: u64,
 }
 
 /// How one probe fares, counted in the kernel, an entry a CPU.
@@ -73,15 +107,20 @@ pub struct Event {
     pub at_ns: u64,
     /// One of [`probe`].
     pub kind: u32,
-    /// Process: who executed, was born, ended or was chosen. 0 = not known.
+    /// Process: who executed, was born, ended, was chosen or got a signal. 0 = not known.
     pub pid: u32,
-    /// Its parent for a fork, else 0.
+    /// Its parent for a fork; the sender of a signal, 0 being the kernel; the port of a TCP service;
+    /// else 0.
     pub parent: u32,
-    /// Wait status for an exit if known, else 0.
+    /// Wait status for an exit if known; number of a signal, with [`FATAL`]; one of
+    /// [`tcp_event`]; else 0.
     pub exit_code: u32,
-    /// Task name, zero-terminated.
+    /// Task name, zero-terminated; of a TCP event the peer's address, IPv6 or mapped into it.
     pub comm: [u8; COMM_LEN],
 }
+
+/// In [`Event::exit_code`] of a signal: its process will end by it.
+pub const FATAL: u32 = 1 << 31;
 
 /// Bucket of a duration in ns: its log2, at most the last bucket. By halves, because the BPF
 /// instruction set can't count leading zeros, and what the compiler puts in its place takes 9 ns.

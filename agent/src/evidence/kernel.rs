@@ -3,7 +3,7 @@
 //! The trait is the border to the kernel: the probes implement it, and so does [`NoKernel`] for a
 //! host where none can be loaded. Counters only ever count up; the recorder takes differences.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub enum ProbeState {
 /// One line of `paramedic probes`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProbeStatus {
-    /// `exec`, `fork`, `exit`, `oom`, `syscalls`, `sched`.
+    /// `exec`, `fork`, `exit`, `oom`, `syscalls`, `sched`, `signal`, `reclaim`, `tcp`, `block`.
     pub name: &'static str,
     /// How it fares.
     pub state: ProbeState,
@@ -42,7 +42,7 @@ pub struct ProbeStatus {
     pub drops: u64,
 }
 
-/// Process events of one cgroup since the probes were attached.
+/// What happened to the tasks and sockets of one cgroup since the probes were attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounts {
     /// Programs executed.
@@ -53,6 +53,82 @@ pub struct ProcessCounts {
     pub exits: u64,
     /// Out-of-memory victims.
     pub oom_kills: u64,
+    /// Of the ended, those with an exit code other than 0 or by a signal.
+    pub failed_exits: u64,
+    /// Signals sent to members.
+    pub signals: u64,
+    /// Of these, those that end their process because nothing handles them.
+    pub fatal_signals: u64,
+    /// Times that a member had to reclaim memory itself.
+    pub reclaims: u64,
+    /// How long these took, ns.
+    pub reclaim_ns: u64,
+    /// TCP connections begun.
+    pub tcp_connects: u64,
+    /// TCP connections accepted.
+    pub tcp_accepts: u64,
+    /// TCP connections begun that did not come about.
+    pub tcp_failures: u64,
+    /// TCP segments sent again.
+    pub tcp_retransmits: u64,
+    /// TCP resets sent. Those of no socket's are counted for cgroup 0.
+    pub tcp_resets_sent: u64,
+    /// TCP resets received.
+    pub tcp_resets_received: u64,
+}
+
+/// A block device: major from bit 20 on, minor below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device(pub u32);
+
+impl Device {
+    /// Its number.
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self(paramedic_abi::device_of(major, minor))
+    }
+}
+
+/// Requests of one cgroup that one device completed since the probe was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// By log2 of the time from issue to completion, ns.
+    pub buckets: [u64; LATENCY_BUCKETS],
+    /// Sum of these times, ns.
+    pub total_ns: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Failures.
+    pub errors: u64,
+}
+
+/// A service that a cgroup uses by TCP, or a client of one that it offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    /// Whose socket; 0 = not known.
+    pub cgroup: CgroupId,
+    /// The other end.
+    pub peer: IpAddr,
+    /// Port of the service: the peer's, or ours where we serve.
+    pub port: u16,
+    /// The peer is the client.
+    pub serves: bool,
+}
+
+/// What happened on an [`Edge`] since the probe was attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeCounts {
+    /// Connections that came about.
+    pub opened: u64,
+    /// Connections that we began and that did not come about.
+    pub failed: u64,
+    /// Segments that we sent again.
+    pub retransmits: u64,
+    /// Resets that we sent.
+    pub resets_sent: u64,
+    /// Resets that we received.
+    pub resets_received: u64,
 }
 
 /// Buckets of a latency histogram: bucket `i` counts `2^i <= ns < 2^(i+1)`.
@@ -151,7 +227,11 @@ pub struct KernelCounts {
     pub sched: HashMap<CgroupId, SchedCounts>,
     /// Time blocked in ns, by cgroup and syscall.
     pub blocked: HashMap<(CgroupId, BlockedIn), u64>,
-    /// Occurrences that no cgroup was charged with.
+    /// Requests by cgroup and device; cgroup 0 has those of none, such as flushes.
+    pub block: HashMap<(CgroupId, Device), BlockCounts>,
+    /// Who talks to whom.
+    pub edges: HashMap<Edge, EdgeCounts>,
+    /// Occurrences that were not counted where they belong because a map was full, over all probes.
     pub unattributed: u64,
 }
 

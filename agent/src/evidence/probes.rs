@@ -28,17 +28,24 @@ use std::{
 
 use account::Account;
 pub use config::{ProbeName, ProbesConfig};
-pub use drain::ProcessEvent;
+pub use drain::{ProcessEvent, TcpEvent, Told};
 use idle::Idle;
 use layout::Layout;
 use load::{Kernel, SPECS, Slot};
 
 use super::kernel::{
-    KernelCounts, KernelProbes, ProbeCost, ProbeState, ProbeStatus, SyscallMode, SyscallPlan,
+    BlockCounts, Device, Edge, EdgeCounts, KernelCounts, KernelProbes, ProbeCost, ProbeState,
+    ProbeStatus, ProcessCounts, SyscallMode, SyscallPlan,
 };
+use crate::incident::CgroupId;
 
 /// The object that this binary carries; empty if it was built without a BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/paramedic-probes.o"));
+
+/// Pairs of cgroup and device that the kernel's table has room for.
+const BLOCK_PLACES: usize = 4_096;
+/// Likewise, edges.
+const EDGE_PLACES: usize = 8_192;
 
 /// The probes of this process. Needs no asynchronous runtime; one thread drains the ring.
 pub struct Probes {
@@ -48,7 +55,9 @@ pub struct Probes {
 struct Inner {
     slots: Vec<Slot>,
     kernel: Option<Kernel>,
-    idle: Idle,
+    idle: Idle<CgroupId, ProcessCounts>,
+    idle_block: Idle<(CgroupId, Device), BlockCounts>,
+    idle_edges: Idle<Edge, EdgeCounts>,
     places: usize,
     idle_after: Duration,
     account: Account,
@@ -86,6 +95,8 @@ impl Probes {
                 slots,
                 kernel,
                 idle: Idle::default(),
+                idle_block: Idle::default(),
+                idle_edges: Idle::default(),
                 places: config.cgroups_max as usize,
                 idle_after: Duration::from_secs(config.idle_s),
                 account: Account::new(config.budget_cpu_percent),
@@ -142,6 +153,8 @@ impl KernelProbes for Probes {
         let Inner {
             kernel: Some(kernel),
             idle,
+            idle_block,
+            idle_edges,
             places,
             idle_after,
             ..
@@ -150,14 +163,25 @@ impl KernelProbes for Probes {
             return KernelCounts::default();
         };
         let processes = kernel.maps.processes();
-        for cgroup in idle.observe(&processes, Instant::now(), *places, *idle_after) {
+        let now = Instant::now();
+        for cgroup in idle.observe(&processes, now, *places, *idle_after) {
             kernel.maps.forget(cgroup);
+        }
+        let block = kernel.maps.block();
+        for place in idle_block.observe(&block, now, BLOCK_PLACES, *idle_after) {
+            kernel.maps.forget_block(place);
+        }
+        let edges = kernel.maps.edges();
+        for edge in idle_edges.observe(&edges, now, EDGE_PLACES, *idle_after) {
+            kernel.maps.forget_edge(edge);
         }
         let (sched, blocked) = kernel.scheduler.counts();
         KernelCounts {
             processes,
             sched,
             blocked,
+            block,
+            edges,
             syscalls: kernel.pair.counts(),
             unattributed: SPECS
                 .iter()

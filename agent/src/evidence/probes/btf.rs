@@ -100,6 +100,13 @@ impl<'a> Btf<'a> {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
+    /// Size of a struct in bytes.
+    pub fn size(&self, structure: &str) -> Option<u64> {
+        self.all()
+            .find(|found| found.kind() == STRUCT && self.named(found.name, structure))
+            .map(|found| found.size_or_target.into())
+    }
+
     /// What a tracepoint passes: the C names of its arguments' types' targets, such as
     /// `task_struct` for a pointer to one, or the plain type. `None` if the kernel does not tell.
     pub fn tracepoint(&self, name: &str) -> Option<Vec<String>> {
@@ -295,6 +302,7 @@ mod tests {
         assert_eq!(btf.offset("outer", "far"), Some(12));
         assert_eq!(btf.offset("outer", "fa"), None);
         assert_eq!(btf.offset("oute", "a"), None);
+        assert_eq!((btf.size("outer"), btf.size("oute")), (Some(16), None));
     }
 
     #[test]

@@ -18,6 +18,14 @@ pub enum ProbeName {
     Syscalls,
     /// The scheduler tier.
     Sched,
+    /// Signals.
+    Signal,
+    /// Direct reclaim.
+    Reclaim,
+    /// TCP connections.
+    Tcp,
+    /// Block I/O.
+    Block,
 }
 
 /// Bounds of the kernel probes.

@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr},
     os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
@@ -15,7 +16,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use paramedic_abi::{Event, probe};
+use paramedic_abi::{Event, FATAL, probe, tcp_event};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde::Serialize;
 
@@ -27,7 +28,45 @@ const BREATH: Duration = Duration::from_millis(1);
 /// Events taken in one go, so that a storm cannot keep the logs and the end waiting.
 const BATCH_MAX: usize = 65_536;
 
-/// Something that happened to a process.
+/// What more an event tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// A signal.
+    Signal {
+        /// Its number.
+        number: u32,
+        /// Who sent it; `None`: the kernel.
+        sender: Option<u32>,
+        /// It ends its process.
+        fatal: bool,
+    },
+    /// Of a TCP connection.
+    Tcp {
+        /// What happened.
+        what: TcpEvent,
+        /// The other end.
+        peer: IpAddr,
+        /// Port of the service.
+        port: u16,
+    },
+}
+
+/// What happened to a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TcpEvent {
+    /// It did not come about.
+    Failed,
+    /// A segment was sent again.
+    Retransmit,
+    /// A reset was sent.
+    ResetSent,
+    /// A reset was received.
+    ResetReceived,
+}
+
+/// Something that happened to a process or a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProcessEvent {
     /// Which probe saw it.
@@ -42,7 +81,10 @@ pub struct ProcessEvent {
     pub parent: Option<u32>,
     /// Wait status, for an exit.
     pub exit_code: Option<u32>,
-    /// Task name.
+    /// What more there is to say of a signal or a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+    /// Task name; empty for a connection.
     pub comm: String,
 }
 
@@ -59,8 +101,23 @@ impl ProcessEvent {
             probe::FORK => ProbeName::Fork,
             probe::EXIT => ProbeName::Exit,
             probe::OOM => ProbeName::Oom,
+            probe::SIGNAL => ProbeName::Signal,
+            probe::TCP => ProbeName::Tcp,
             _ => return None,
         };
+        let told = told(kind, &event);
+        if kind == ProbeName::Tcp {
+            return Some(Self {
+                kind,
+                at_ns: event.at_ns,
+                cgroup: CgroupId(event.cgroup),
+                pid: 0,
+                parent: None,
+                exit_code: None,
+                told: Some(told?),
+                comm: String::new(),
+            });
+        }
         let end = event.comm.iter().position(|byte| *byte == 0);
         let comm = &event.comm[..end.unwrap_or(event.comm.len())];
         Some(Self {
@@ -70,8 +127,31 @@ impl ProcessEvent {
             pid: event.pid,
             parent: (kind == ProbeName::Fork).then_some(event.parent),
             exit_code: (kind == ProbeName::Exit).then_some(event.exit_code),
+            told,
             comm: String::from_utf8_lossy(comm).into_owned(),
         })
+    }
+}
+
+fn told(kind: ProbeName, event: &Event) -> Option<Told> {
+    match kind {
+        ProbeName::Signal => Some(Told::Signal {
+            number: event.exit_code & !FATAL,
+            sender: (event.parent != 0).then_some(event.parent),
+            fatal: event.exit_code & FATAL != 0,
+        }),
+        ProbeName::Tcp => Some(Told::Tcp {
+            what: match event.exit_code {
+                tcp_event::FAILED => TcpEvent::Failed,
+                tcp_event::RETRANSMIT => TcpEvent::Retransmit,
+                tcp_event::RESET_SENT => TcpEvent::ResetSent,
+                tcp_event::RESET_RECEIVED => TcpEvent::ResetReceived,
+                _ => return None,
+            },
+            peer: Ipv6Addr::from(event.comm).to_canonical(),
+            port: u16::try_from(event.parent).ok()?,
+        }),
+        _ => None,
     }
 }
 

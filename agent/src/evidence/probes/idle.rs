@@ -1,34 +1,41 @@
-//! Which cgroups' places may be given to others. Pure: the caller brings counts and time.
+//! Which places (of cgroups, devices, edges) may be given to others. Pure: the caller brings counts and time.
 //!
 //! The kernel never frees a place by itself, and a counter must not vanish under a busy cgroup; so
 //! places are freed only when they become scarce, the longest idle first, and never a busy one.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     time::{Duration, Instant},
 };
 
-use crate::{evidence::kernel::ProcessCounts, incident::CgroupId};
-
-/// When each cgroup's counters last moved.
-#[derive(Debug, Default)]
-pub(super) struct Idle {
-    seen: HashMap<CgroupId, (ProcessCounts, Instant)>,
+/// When each key's counters last moved.
+#[derive(Debug)]
+pub(super) struct Idle<K, C> {
+    seen: HashMap<K, (C, Instant)>,
 }
 
-impl Idle {
+impl<K, C> Default for Idle<K, C> {
+    fn default() -> Self {
+        Self {
+            seen: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, C: Copy + PartialEq> Idle<K, C> {
     /// Takes note of a reading and names the places to free: none until three quarters of `places`
     /// are taken, then the longest idle, at least `idle` long, until half are taken.
     pub(super) fn observe(
         &mut self,
-        counts: &HashMap<CgroupId, ProcessCounts>,
+        counts: &HashMap<K, C>,
         now: Instant,
         places: usize,
         idle: Duration,
-    ) -> Vec<CgroupId> {
-        self.seen.retain(|cgroup, _| counts.contains_key(cgroup));
-        for (cgroup, count) in counts {
-            let entry = self.seen.entry(*cgroup).or_insert((*count, now));
+    ) -> Vec<K> {
+        self.seen.retain(|key, _| counts.contains_key(key));
+        for (key, count) in counts {
+            let entry = self.seen.entry(*key).or_insert((*count, now));
             if entry.0 != *count {
                 *entry = (*count, now);
             }
@@ -36,21 +43,22 @@ impl Idle {
         if counts.len() * 4 < places * 3 {
             return Vec::new();
         }
-        let mut candidates: Vec<(Instant, CgroupId)> = self
+        let mut candidates: Vec<(Instant, K)> = self
             .seen
             .iter()
-            .map(|(cgroup, (_, moved))| (*moved, *cgroup))
+            .map(|(key, (_, moved))| (*moved, *key))
             .filter(|(moved, _)| now.duration_since(*moved) >= idle)
             .collect();
         candidates.sort_unstable();
         candidates.truncate(counts.len() - places / 2);
-        candidates.into_iter().map(|(_, cgroup)| cgroup).collect()
+        candidates.into_iter().map(|(_, key)| key).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{evidence::kernel::ProcessCounts, incident::CgroupId};
 
     fn counts(cgroups: std::ops::Range<u64>, forks: u64) -> HashMap<CgroupId, ProcessCounts> {
         let one = ProcessCounts {

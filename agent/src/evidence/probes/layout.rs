@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::btf::Btf;
+use super::{btf::Btf, config::ProbeName};
 
 /// Where every kernel with BTF shows it.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -13,14 +13,12 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Layout {
     /// `(name, value)`.
     pub globals: Vec<(&'static str, u64)>,
-    /// Why the victim's cgroup cannot be read on this kernel.
-    pub no_victim: Option<String>,
-    /// Why the scheduler's tasks cannot be read on this kernel.
-    pub no_sched: Option<String>,
+    /// Why a probe cannot read what it must on this kernel.
+    unreadable: Vec<(ProbeName, String)>,
 }
 
 /// `(global, struct, field)`.
-const FIELDS: [(&str, &str, &str); 10] = [
+const FIELDS: [(&str, &str, &str); 30] = [
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_EXIT_CODE", "task_struct", "exit_code"),
     ("TASK_COMM", "task_struct", "comm"),
@@ -31,28 +29,103 @@ const FIELDS: [(&str, &str, &str); 10] = [
     ("TASK_PID", "task_struct", "pid"),
     ("TASK_FLAGS", "task_struct", "flags"),
     ("TASK_STATE", "task_struct", "__state"),
-];
-
-/// Of these the scheduler tier reads whose task it is and where it stands.
-const SCHED: [&str; 7] = [
-    "TASK_PID",
-    "TASK_FLAGS",
-    "TASK_STATE",
-    "TASK_CGROUPS",
-    "CSS_SET_DFL_CGRP",
-    "CGROUP_KN",
-    "KERNFS_NODE_ID",
+    ("TASK_SIGHAND", "task_struct", "sighand"),
+    ("SIGHAND_ACTION", "sighand_struct", "action"),
+    ("SOCK_PROTOCOL", "sock", "sk_protocol"),
+    ("SOCK_STATE", "sock_common", "skc_state"),
+    ("SOCK_FAMILY", "sock_common", "skc_family"),
+    ("SOCK_DADDR", "sock_common", "skc_daddr"),
+    ("SOCK_DPORT", "sock_common", "skc_dport"),
+    ("SOCK_NUM", "sock_common", "skc_num"),
+    ("SOCK_V6_DADDR", "sock_common", "skc_v6_daddr"),
+    ("REQUEST_QUEUE", "request", "q"),
+    ("REQUEST_BIO", "request", "bio"),
+    ("REQUEST_FLAGS", "request", "cmd_flags"),
+    ("REQUEST_LEN", "request", "__data_len"),
+    ("QUEUE_DISK", "request_queue", "disk"),
+    ("DISK_MAJOR", "gendisk", "major"),
+    ("DISK_MINOR", "gendisk", "first_minor"),
+    ("BIO_BLKG", "bio", "bi_blkg"),
+    ("BLKG_BLKCG", "blkcg_gq", "blkcg"),
+    ("CSS_CGROUP", "cgroup_subsys_state", "cgroup"),
+    ("CGROUP_ROOT", "cgroup", "root"),
 ];
 
 /// Where `pt_regs` keeps the syscall's number, by architecture.
 const CALL_NUMBER: [&str; 2] = ["orig_ax", "syscallno"];
 
-/// Of these the victim's cgroup is read.
-const VICTIM: [&str; 4] = [
+/// What leads from a task to its cgroup.
+const CGROUP_OF_TASK: [&str; 4] = [
     "TASK_CGROUPS",
     "CSS_SET_DFL_CGRP",
     "CGROUP_KN",
     "KERNFS_NODE_ID",
+];
+
+/// What a probe cannot do without.
+struct Needs {
+    probe: ProbeName,
+    /// Globals, beside `CGROUP_OF_TASK` where it names tasks.
+    fields: &'static [&'static str],
+    of_task: bool,
+    /// `(tracepoint, argument, its type)`.
+    passes: &'static [(&'static str, usize, &'static str)],
+}
+
+const NEEDS: [Needs; 5] = [
+    Needs {
+        probe: ProbeName::Oom,
+        fields: &[],
+        of_task: true,
+        passes: &[("mark_victim", 0, "task_struct")],
+    },
+    Needs {
+        probe: ProbeName::Sched,
+        fields: &["TASK_PID", "TASK_FLAGS", "TASK_STATE"],
+        of_task: true,
+        passes: &[("sched_switch", 1, "task_struct")],
+    },
+    Needs {
+        probe: ProbeName::Signal,
+        fields: &["TASK_SIGHAND", "SIGHAND_ACTION", "SIGACTION_SIZE"],
+        of_task: true,
+        passes: &[("signal_generate", 2, "task_struct")],
+    },
+    Needs {
+        probe: ProbeName::Tcp,
+        fields: &[
+            "SOCK_PROTOCOL",
+            "SOCK_STATE",
+            "SOCK_FAMILY",
+            "SOCK_DADDR",
+            "SOCK_DPORT",
+            "SOCK_NUM",
+        ],
+        of_task: false,
+        passes: &[
+            ("inet_sock_set_state", 0, "sock"),
+            ("tcp_retransmit_skb", 0, "sock"),
+            ("tcp_send_reset", 0, "sock"),
+            ("tcp_receive_reset", 0, "sock"),
+        ],
+    },
+    Needs {
+        probe: ProbeName::Block,
+        fields: &[
+            "REQUEST_QUEUE",
+            "REQUEST_BIO",
+            "REQUEST_FLAGS",
+            "REQUEST_LEN",
+            "QUEUE_DISK",
+            "DISK_MAJOR",
+            "DISK_MINOR",
+        ],
+        of_task: false,
+        passes: &[
+            ("block_rq_issue", 0, "request"),
+            ("block_rq_complete", 0, "request"),
+        ],
+    },
 ];
 
 impl Layout {
@@ -61,9 +134,9 @@ impl Layout {
         let mut layout = match fs::read(path) {
             Ok(bytes) => match Btf::parse(&bytes) {
                 Ok(btf) => Self::from_btf(&btf),
-                Err(error) => Self::unknown(format!("{} cannot be used: {error}", path.display())),
+                Err(error) => Self::unknown(&format!("{} cannot be used: {error}", path.display())),
             },
-            Err(error) => Self::unknown(format!(
+            Err(error) => Self::unknown(&format!(
                 "this kernel shows no BTF ({}: {error}): it needs CONFIG_DEBUG_INFO_BTF",
                 path.display()
             )),
@@ -76,91 +149,137 @@ impl Layout {
             ]
             .map(|(name, nr)| (name, u64::try_from(nr).unwrap_or(u64::MAX))),
         );
+        let (first, last) = client_ports().unwrap_or(CLIENT_PORTS);
+        layout
+            .globals
+            .extend([("PORTS_FIRST", first), ("PORTS_LAST", last)]);
         layout
     }
 
-    fn unknown(why: String) -> Self {
+    /// Why a probe cannot read what it must, if so.
+    pub fn unreadable(&self, probe: ProbeName) -> Option<&str> {
+        let found = self.unreadable.iter().find(|(of, _)| *of == probe);
+        found.map(|(_, why)| why.as_str())
+    }
+
+    fn unknown(why: &str) -> Self {
         Self {
             globals: Vec::new(),
-            no_victim: Some(why.clone()),
-            no_sched: Some(why),
+            unreadable: NEEDS
+                .iter()
+                .map(|needs| (needs.probe, why.to_owned()))
+                .collect(),
         }
     }
 
     fn from_btf(btf: &Btf<'_>) -> Self {
-        let mut globals = Vec::new();
-        let mut missing = Vec::new();
-        let mut no_sched = None;
-        for (global, structure, field) in FIELDS {
-            if let Some(offset) = btf.offset(structure, field) {
-                globals.push((global, offset));
-                continue;
-            }
-            let name = format!("{structure}.{field}");
-            if SCHED.contains(&global) {
-                no_sched = Some(format!("this kernel's BTF has no {name}"));
-            }
-            if VICTIM.contains(&global) {
-                missing.push(name);
-            }
-        }
-        match btf.tracepoint("sched_switch") {
-            None => {
-                no_sched =
-                    Some("this kernel's BTF does not describe the tracepoint sched_switch".into());
-            }
-            Some(arguments) if arguments.len() > 3 => globals.push(("SWITCH_PASSES_STATE", 1)),
-            Some(_) => {}
-        }
-        if let Some(offset) = CALL_NUMBER
+        let mut globals: Vec<(&'static str, u64)> = FIELDS
+            .into_iter()
+            .filter_map(|(global, structure, field)| Some((global, btf.offset(structure, field)?)))
+            .collect();
+        let mut also = |global, value: Option<u64>| globals.extend(value.map(|v| (global, v)));
+        let data = btf.offset("sock", "sk_cgrp_data");
+        let cgroup = btf.offset("sock_cgroup_data", "cgroup");
+        also(
+            "SOCK_CGROUP",
+            data.zip(cgroup).map(|(data, cgroup)| data + cgroup),
+        );
+        also("SIGACTION_SIZE", btf.size("k_sigaction"));
+        also("ROOT_HIERARCHY", btf.offset("cgroup_root", "hierarchy_id"));
+        let number = CALL_NUMBER.iter();
+        also(
+            "PT_REGS_NR",
+            number
+                .filter_map(|field| btf.offset("pt_regs", field))
+                .next(),
+        );
+        let passes = |tracepoint: &str| btf.tracepoint(tracepoint).map_or(0, |all| all.len());
+        also(
+            "SWITCH_PASSES_STATE",
+            (passes("sched_switch") > 3).then_some(1),
+        );
+        also(
+            "EXIT_TELLS_GROUP",
+            (passes("sched_process_exit") > 1).then_some(1),
+        );
+        let unreadable = NEEDS
             .iter()
-            .find_map(|field| btf.offset("pt_regs", field))
-        {
-            globals.push(("PT_REGS_NR", offset));
-        }
-        if btf
-            .tracepoint("sched_process_exit")
-            .is_some_and(|arguments| arguments.len() > 1)
-        {
-            globals.push(("EXIT_TELLS_GROUP", 1));
-        }
-        let no_victim = match btf.tracepoint("mark_victim") {
-            None => Some("this kernel's BTF does not describe the tracepoint mark_victim".into()),
-            Some(arguments) if arguments.first().is_none_or(|name| name != "task_struct") => {
-                Some("this kernel's mark_victim passes a pid, not the victim's task".into())
-            }
-            Some(_) if !missing.is_empty() => {
-                Some(format!("this kernel's BTF has no {}", missing.join(", ")))
-            }
-            Some(_) => None,
-        };
+            .filter_map(|needs| Some((needs.probe, needs.missing(&globals, btf)?)))
+            .collect();
         Self {
             globals,
-            no_victim,
-            no_sched,
+            unreadable,
         }
     }
+}
+
+impl Needs {
+    fn missing(&self, globals: &[(&'static str, u64)], btf: &Btf<'_>) -> Option<String> {
+        for (tracepoint, argument, wanted) in self.passes {
+            let Some(passed) = btf.tracepoint(tracepoint) else {
+                return Some(format!(
+                    "this kernel's BTF does not describe the tracepoint {tracepoint}"
+                ));
+            };
+            if passed.get(*argument).is_none_or(|name| name != wanted) {
+                return Some(format!(
+                    "this kernel's {tracepoint} passes no {wanted} where one is expected, but ({})",
+                    passed.join(", ")
+                ));
+            }
+        }
+        let of_task = CGROUP_OF_TASK.iter().filter(|_| self.of_task);
+        let missing: Vec<String> = self
+            .fields
+            .iter()
+            .chain(of_task)
+            .filter(|wanted| globals.iter().all(|(global, _)| global != *wanted))
+            .map(|wanted| in_words(wanted))
+            .collect();
+        (!missing.is_empty()).then(|| format!("this kernel's BTF has no {}", missing.join(", ")))
+    }
+}
+
+/// What a global stands for.
+fn in_words(global: &str) -> String {
+    let field = FIELDS.iter().find(|(known, ..)| *known == global);
+    field.map_or_else(
+        || global.to_lowercase(),
+        |(_, structure, field)| format!("{structure}.{field}"),
+    )
+}
+
+/// The kernel's own default.
+const CLIENT_PORTS: (u64, u64) = (32_768, 60_999);
+
+/// Ports that this network namespace gives to clients.
+fn client_ports() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut words = text.split_whitespace().map_while(|word| word.parse().ok());
+    Some((words.next()?, words.next()?))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{KERNEL_BTF, Layout};
+    use super::{KERNEL_BTF, Layout, NEEDS, ProbeName};
 
     #[test]
     fn without_btf_the_victim_is_unknown_and_the_way_out_is_named() {
         let layout = Layout::of_kernel(Path::new("/nonexistent/vmlinux"));
-        let why = layout.no_victim.unwrap();
+        let why = layout.unreadable(ProbeName::Oom).unwrap();
         assert!(why.contains("/nonexistent/vmlinux"), "{why}");
         assert!(why.contains("CONFIG_DEBUG_INFO_BTF"), "{why}");
         assert!(layout.globals.iter().any(|(name, _)| *name == "NR_EXIT"));
+        assert_eq!(layout.unreadable(ProbeName::Exec), None, "it reads no task");
     }
 
     #[test]
     fn a_file_that_is_not_btf_is_named() {
-        let why = Layout::of_kernel(Path::new("/proc/self/comm")).no_victim;
-        assert!(why.unwrap().contains("/proc/self/comm cannot be used"));
+        let layout = Layout::of_kernel(Path::new("/proc/self/comm"));
+        let why = layout.unreadable(ProbeName::Block).unwrap();
+        assert!(why.contains("/proc/self/comm cannot be used"), "{why}");
     }
 
     #[test]
@@ -176,9 +295,16 @@ mod tests {
                 "{structure}.{field}"
             );
         }
-        assert_eq!(layout.no_victim, None);
-        assert_eq!(layout.no_sched, None);
-        for global in ["SWITCH_PASSES_STATE", "PT_REGS_NR"] {
+        for needs in NEEDS {
+            assert_eq!(layout.unreadable(needs.probe), None);
+        }
+        for global in [
+            "SWITCH_PASSES_STATE",
+            "PT_REGS_NR",
+            "SOCK_CGROUP",
+            "SIGACTION_SIZE",
+            "ROOT_HIERARCHY",
+        ] {
             assert!(layout.globals.iter().any(|(name, _)| *name == global));
         }
     }

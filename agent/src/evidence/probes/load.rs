@@ -48,7 +48,7 @@ impl Spec {
 }
 
 /// All probes, in the order in which they are shown.
-pub(super) const SPECS: [Spec; 6] = [
+pub(super) const SPECS: [Spec; 10] = [
     Spec {
         name: ProbeName::Exec,
         label: "exec",
@@ -91,6 +91,48 @@ pub(super) const SPECS: [Spec; 6] = [
         programs: &scheduler::PROGRAMS,
         index: probe::SCHED,
         fallback: "/proc/schedstat (whole host, no quantiles) and cpu.pressure",
+    },
+    Spec {
+        name: ProbeName::Signal,
+        label: "signal",
+        programs: &[("signal", "signal_generate")],
+        index: probe::SIGNAL,
+        fallback: "nothing: who sends signals to whom is left out",
+    },
+    Spec {
+        name: ProbeName::Reclaim,
+        label: "reclaim",
+        // The ends first: then no stall that is noted at its begin is missed at its end.
+        programs: &[
+            ("reclaim_end", "mm_vmscan_direct_reclaim_end"),
+            ("reclaim_begin", "mm_vmscan_direct_reclaim_begin"),
+            ("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end"),
+            ("memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_begin"),
+        ],
+        index: probe::RECLAIM,
+        fallback: "/proc/vmstat (whole host) and memory.pressure",
+    },
+    Spec {
+        name: ProbeName::Tcp,
+        label: "tcp",
+        programs: &[
+            ("tcp_state", "inet_sock_set_state"),
+            ("tcp_retransmit", "tcp_retransmit_skb"),
+            ("tcp_reset_sent", "tcp_send_reset"),
+            ("tcp_reset_received", "tcp_receive_reset"),
+        ],
+        index: probe::TCP,
+        fallback: "/proc/net/snmp and netstat (whole host, no peers)",
+    },
+    Spec {
+        name: ProbeName::Block,
+        label: "block",
+        programs: &[
+            ("block_complete", "block_rq_complete"),
+            ("block_issue", "block_rq_issue"),
+        ],
+        index: probe::BLOCK,
+        fallback: "/proc/diskstats (mean latency of each disk) and io.stat",
     },
 ];
 
@@ -170,13 +212,8 @@ impl Kernel {
             .iter_mut()
             .filter(|slot| slot.state != ProbeState::Off)
         {
-            let unreadable = match slot.spec.name {
-                ProbeName::Oom => &layout.no_victim,
-                ProbeName::Sched => &layout.no_sched,
-                _ => &None,
-            };
-            if let Some(why) = unreadable {
-                slot.fall_back(why.clone());
+            if let Some(why) = layout.unreadable(slot.spec.name) {
+                slot.fall_back(why.to_owned());
                 continue;
             }
             match kernel.load_and_attach(slot.spec) {
@@ -201,12 +238,28 @@ impl Kernel {
             self.pair_loaded = true;
             return Ok(ProbeState::Standby);
         }
+        let attached = self.attach_all(spec);
+        if attached.is_err() {
+            // Half a probe counts nonsense: what is attached of it goes.
+            for (program, _) in spec.programs {
+                if let Err(why) = self
+                    .program(program)
+                    .and_then(|program| program.unload().map_err(|error| error.to_string()))
+                {
+                    tracing::warn!(program, why, "cannot unload");
+                }
+            }
+        }
+        attached.map(|()| ProbeState::Attached)
+    }
+
+    fn attach_all(&mut self, spec: &Spec) -> Result<(), String> {
         for (program, tracepoint) in spec.programs {
             self.program(program)?
                 .attach(tracepoint)
                 .map_err(|error| why::of_program(&format!("attach to {tracepoint}"), &error))?;
         }
-        Ok(ProbeState::Attached)
+        Ok(())
     }
 
     /// Puts a plan for the syscall pair in force; attaches it, with empty histograms, if it is not.
