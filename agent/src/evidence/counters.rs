@@ -17,6 +17,15 @@ impl Count {
         Self(value.min(u64::MAX - 1))
     }
 
+    /// This, or else another.
+    pub(super) fn or(self, otherwise: Self) -> Self {
+        if self == Self::ABSENT {
+            otherwise
+        } else {
+            self
+        }
+    }
+
     pub(super) fn get(self) -> Option<u64> {
         (self != Self::ABSENT).then_some(self.0)
     }
@@ -74,6 +83,38 @@ columns! {
         OomKills,
         /// Processes and threads created.
         Forks,
+        /// Jiffies in interrupts and in what they left for later.
+        CpuIrq,
+        CpuSoftirq,
+        PsiIrqFull,
+        /// Pages.
+        SwapIn,
+        SwapOut,
+        /// Pages read again soon after they were dropped.
+        Refaults,
+        /// Times that a task had to reclaim memory itself.
+        AllocationStalls,
+        IpNoRoutes,
+        TcpConnects,
+        TcpAccepts,
+        TcpConnectFailures,
+        TcpResetsSent,
+        TcpResetsReceived,
+        TcpSegmentsOut,
+        TcpRetransmits,
+        TcpTimeouts,
+        TcpBacklogDrops,
+        TcpAbortsOnMemory,
+        TcpMemoryPressures,
+        ListenDrops,
+        ListenOverflows,
+        UdpBufferErrors,
+        NetDrops,
+        NetErrors,
+        /// Records of the kernel's log.
+        KernelErrors,
+        /// Requests that failed.
+        DiskErrors,
     }
 }
 
@@ -126,8 +167,8 @@ pub(super) fn since<const N: usize>(now: &[Count; N], earlier: &[Count; N]) -> [
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums<const N: usize> {
     totals: [u64; N],
-    seen: u32,
-    gaps: u32,
+    seen: u64,
+    gaps: u64,
 }
 
 impl<const N: usize> Default for Sums<N> {

@@ -51,6 +51,8 @@ pub(super) struct HostSample {
     pub swap_used: Option<f64>,
     /// Tasks (processes and threads), as cgroups' `pids.current` counts them.
     pub tasks: Option<u32>,
+    /// Tasks that wait uninterruptibly.
+    pub blocked: Option<u32>,
 }
 
 /// What only changes when hardware does; asked again every few seconds.
@@ -91,6 +93,7 @@ pub(super) fn read(hardware: &Hardware) -> Result<HostSample, EvidenceError> {
             pressure_of("/proc/pressure/cpu"),
             pressure_of("/proc/pressure/memory"),
             pressure_of("/proc/pressure/io"),
+            pressure_of("/proc/pressure/irq"),
         ],
         VmStat::from_file("/proc/vmstat").ok().as_ref(),
         Meminfo::from_file("/proc/meminfo").ok().as_ref(),
@@ -113,7 +116,7 @@ fn pressure_of(path: &str) -> Stalled {
 
 fn assemble(
     stat: &KernelStats,
-    [cpu, memory, io]: [Stalled; 3],
+    [cpu, memory, io, irq]: [Stalled; 4],
     vmstat: Option<&VmStat>,
     meminfo: Option<&Meminfo>,
     load: Option<&LoadAverage>,
@@ -127,6 +130,13 @@ fn assemble(
     let vm = |name: &str| -> Count {
         let value = vmstat.and_then(|vmstat| vmstat.0.get(name).copied());
         value.and_then(|value| u64::try_from(value).ok()).into()
+    };
+    // One for each zone or kind of page, by kernel.
+    let sum = |prefix: &str| -> Count {
+        let all = vmstat.into_iter().flat_map(|vmstat| &vmstat.0);
+        let values = all.filter(|(name, _)| name.starts_with(prefix));
+        let values = values.filter_map(|(_, value)| u64::try_from(*value).ok());
+        values.reduce(u64::saturating_add).into()
     };
     let mut counters = [Count::ABSENT; HostCounter::N];
     let mut set = |column: HostCounter, count: Count| counters[column as usize] = count;
@@ -144,6 +154,16 @@ fn assemble(
     set(HostCounter::MajorFaults, vm("pgmajfault"));
     set(HostCounter::OomKills, vm("oom_kill"));
     set(HostCounter::Forks, Count::new(stat.processes));
+    set(HostCounter::CpuIrq, total.irq.into());
+    set(HostCounter::CpuSoftirq, total.softirq.into());
+    set(HostCounter::PsiIrqFull, irq.full);
+    set(HostCounter::SwapIn, vm("pswpin"));
+    set(HostCounter::SwapOut, vm("pswpout"));
+    set(
+        HostCounter::Refaults,
+        sum("workingset_refault_").or(vm("workingset_refault")),
+    );
+    set(HostCounter::AllocationStalls, sum("allocstall_"));
     HostSample {
         counters,
         disks,
@@ -158,6 +178,7 @@ fn assemble(
                 used as f64 / meminfo.swap_total as f64
             }),
         tasks: load.map(|load| load.max),
+        blocked: stat.procs_blocked,
     }
 }
 
@@ -230,6 +251,18 @@ VmallocTotal:          0 kB
 VmallocUsed:           0 kB
 VmallocChunk:          0 kB
 ";
+    const VMSTAT: &str = "\
+pgscan_direct 5
+pgmajfault 6
+oom_kill 1
+pswpin 11
+pswpout 12
+workingset_refault_anon 3
+workingset_refault_file 4
+allocstall_dma 0
+allocstall_normal 8
+allocstall_movable 1
+";
     const DISKSTATS: &str = "\
    1       0 ram0 9 0 9 9 9 0 9 9 0 9 9
  254       0 vda 100 0 2048 40 200 0 4096 60 0 500 100 1 0 8 5 10 15
@@ -241,9 +274,9 @@ VmallocChunk:          0 kB
         let info = procfs::current_system_info();
         assemble(
             &KernelStats::from_read(STAT.as_bytes(), info).unwrap(),
-            [Stalled::ABSENT; 3],
+            [Stalled::ABSENT; 4],
             Some(
-                &VmStat::from_read("pgscan_direct 5\npgmajfault 6\noom_kill 1\n".as_bytes())
+                &VmStat::from_read(VMSTAT.as_bytes())
                     .unwrap(),
             ),
             Some(&Meminfo::from_read(MEMINFO.as_bytes()).unwrap()),
@@ -261,7 +294,12 @@ VmallocChunk:          0 kB
         assert_eq!(of(HostCounter::CpuSteal), Count::new(8));
         assert_eq!(of(HostCounter::Forks), Count::new(777));
         assert_eq!(of(HostCounter::MajorFaults), Count::new(6));
+        assert_eq!(of(HostCounter::CpuSoftirq), Count::new(7));
+        assert_eq!(of(HostCounter::SwapIn), Count::new(11));
+        assert_eq!(of(HostCounter::Refaults), Count::new(7));
+        assert_eq!(of(HostCounter::AllocationStalls), Count::new(9));
         assert_eq!(of(HostCounter::PsiIoSome), Count::ABSENT);
+        assert_eq!(sample.blocked, Some(1));
         assert_eq!((sample.cpus, sample.runnable), (2, Some(3)));
     }
 
