@@ -60,8 +60,8 @@ globals! {
     SOCK_DADDR: u64 = 0;
     /// Offset of `sock_common.skc_dport`.
     SOCK_DPORT: u64 = 0;
-    /// Offset of `sock_common.skc_num`.
-    SOCK_NUM: u64 = 0;
+    /// Offset of `inet_sock.inet_sport`, which outlives the socket's hold on its port.
+    SOCK_SPORT: u64 = 0;
     /// Offset of `sock_common.skc_v6_daddr`; 0 where the kernel has no IPv6.
     SOCK_V6_DADDR: u64 = 0;
     /// First port that the kernel gives to clients.

@@ -136,7 +136,7 @@ fn is_full(socket: u64) -> bool {
 /// of those ports are taken for clients, unless the edge is known from their being connected to.
 #[inline(always)]
 fn serves(socket: u64) -> bool {
-    let ours = u64::from(field::<u16>(socket, layout::SOCK_NUM.load()).unwrap_or(0));
+    let ours = u64::from(port(socket, layout::SOCK_SPORT.load()));
     if ours < layout::PORTS_FIRST.load() || ours > layout::PORTS_LAST.load() {
         return true;
     }
@@ -155,9 +155,9 @@ fn cgroup(socket: u64) -> u64 {
 #[inline(always)]
 fn key(socket: u64, serves: bool) -> EdgeKey {
     let port = if serves {
-        field::<u16>(socket, layout::SOCK_NUM.load()).unwrap_or(0)
+        port(socket, layout::SOCK_SPORT.load())
     } else {
-        u16::from_be(field(socket, layout::SOCK_DPORT.load()).unwrap_or(0))
+        port(socket, layout::SOCK_DPORT.load())
     };
     EdgeKey {
         cgroup: cgroup(socket),
@@ -165,6 +165,11 @@ fn key(socket: u64, serves: bool) -> EdgeKey {
         port: port.into(),
         serves: serves.into(),
     }
+}
+
+#[inline(always)]
+fn port(socket: u64, offset: u64) -> u16 {
+    u16::from_be(field(socket, offset).unwrap_or(0))
 }
 
 #[inline(always)]

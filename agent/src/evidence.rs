@@ -6,20 +6,24 @@
 //! - `account`: windows summed up into one [`crate::incident::Evidence`];
 //! - [`recorder`]: the thread that keeps the last minutes of windows in fixed memory.
 
+#[macro_use]
+mod counters;
 mod account;
 mod cgroup;
 mod config;
-mod counters;
 mod coverage;
 mod filesystems;
+mod happenings;
 mod host;
 pub mod kernel;
 mod mounts;
+mod node;
 mod pressure;
 pub mod probes;
 mod process;
 pub mod recorder;
 mod sample;
+mod scan;
 mod sched;
 mod syscalls;
 mod window;

@@ -124,6 +124,8 @@ const CGROUP: &[&str] = &[
     "syscall.errors_per_s",
     "mem.of_limit",
     "mem.limit_hits_per_s",
+    "mem.stalls_per_s",
+    "mem.stalled",
     "mem.major_faults_per_s",
     "mem.reclaim_per_s",
     "swap.bytes",

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     counters::{HostCounter, Sums},
-    coverage,
+    coverage, happenings,
     host::DiskCounters,
     sample::Sample,
     sched, syscalls,
@@ -23,6 +23,39 @@ use crate::incident::{Evidence, Quality, Reading};
 const SHORTEST_S: f64 = 0.2;
 /// Of the probes' events, that may be lost without a reading losing its quality.
 const LOST_MAX: f64 = 0.01;
+
+/// Counters of the node that are told as so many a second.
+const RATES: [(&str, HostCounter); 23] = [
+    ("swap.in_pages_per_s", HostCounter::SwapIn),
+    ("swap.out_pages_per_s", HostCounter::SwapOut),
+    ("mem.refaults_per_s", HostCounter::Refaults),
+    ("mem.allocation_stalls_per_s", HostCounter::AllocationStalls),
+    ("net.no_route_per_s", HostCounter::IpNoRoutes),
+    ("net.drops_per_s", HostCounter::NetDrops),
+    ("net.errors_per_s", HostCounter::NetErrors),
+    ("net.listen_drops_per_s", HostCounter::ListenDrops),
+    ("net.listen_overflows_per_s", HostCounter::ListenOverflows),
+    ("tcp.connects_per_s", HostCounter::TcpConnects),
+    ("tcp.accepts_per_s", HostCounter::TcpAccepts),
+    (
+        "tcp.connect_failures_per_s",
+        HostCounter::TcpConnectFailures,
+    ),
+    ("tcp.resets_sent_per_s", HostCounter::TcpResetsSent),
+    ("tcp.resets_received_per_s", HostCounter::TcpResetsReceived),
+    ("tcp.segments_out_per_s", HostCounter::TcpSegmentsOut),
+    ("tcp.retransmits_per_s", HostCounter::TcpRetransmits),
+    ("tcp.timeouts_per_s", HostCounter::TcpTimeouts),
+    ("tcp.backlog_drops_per_s", HostCounter::TcpBacklogDrops),
+    ("tcp.aborts_on_memory_per_s", HostCounter::TcpAbortsOnMemory),
+    (
+        "tcp.memory_pressures_per_s",
+        HostCounter::TcpMemoryPressures,
+    ),
+    ("udp.buffer_errors_per_s", HostCounter::UdpBufferErrors),
+    ("kernel.errors_per_s", HostCounter::KernelErrors),
+    ("disk.errors_per_s", HostCounter::DiskErrors),
+];
 
 /// What is summed up.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +83,14 @@ impl Account<'_> {
             &mut host,
             &mut cgroups,
         );
+        happenings::add(
+            windows.iter().map(|window| &window.happenings),
+            self.span_s(),
+            |value, good| self.reading(value, good),
+            &self.latest.cgroups,
+            &mut cgroups,
+        );
+        self.latest.looks.add(&mut cgroups);
         Evidence {
             taken_at: self.latest.wall,
             window_s: self.span_s(),
@@ -135,6 +176,12 @@ impl Account<'_> {
         put("mem.major_faults_per_s", HostCounter::MajorFaults, per_s);
         put("mem.oom_kills", HostCounter::OomKills, Some(1.0));
         put("forks_per_s", HostCounter::Forks, per_s);
+        put("cpu.irq", HostCounter::CpuIrq, of_cpu_time);
+        put("cpu.softirq", HostCounter::CpuSoftirq, of_cpu_time);
+        put("psi.irq.full", HostCounter::PsiIrqFull, of_time_us);
+        for (name, column) in RATES {
+            put(name, column, per_s);
+        }
         // The kernel closes a stall a little after it began to count the second.
         for (name, reading) in &mut host {
             if name.starts_with("psi.") {
@@ -142,7 +189,7 @@ impl Account<'_> {
             }
         }
         self.execs(&mut host, span_s);
-        self.run_queue(&mut host);
+        self.queues(&mut host);
         self.disks(&mut host, span_s);
         host
     }
@@ -166,6 +213,14 @@ impl Account<'_> {
                 host.insert(name.to_owned(), Reading::good(level));
             }
         }
+        for (name, level, complete) in &self.latest.node.levels {
+            let reading = if *complete {
+                Reading::good(*level)
+            } else {
+                Reading::partial(*level)
+            };
+            host.insert((*name).to_owned(), reading);
+        }
     }
 
     fn execs(&self, host: &mut BTreeMap<String, Reading>, span_s: f64) {
@@ -181,15 +236,19 @@ impl Account<'_> {
     }
 
     /// The mean over the windows' ends: one look at a run queue says little.
-    fn run_queue(&self, host: &mut BTreeMap<String, Reading>) {
-        let queues = || self.windows.iter().filter_map(|window| window.runnable);
-        let looks = queues().count();
-        if looks > 0 {
-            let sum: f64 = queues().map(f64::from).sum();
-            let per_cpu = sum / looks as f64 / self.latest.host.cpus as f64;
-            let reading = self.reading(per_cpu, looks == self.windows.len());
-            host.insert("load.runnable_per_cpu".to_owned(), reading);
-        }
+    fn queues(&self, host: &mut BTreeMap<String, Reading>) {
+        let mut mean = |name: &str, of: f64, level: &dyn Fn(&Window) -> Option<u32>| {
+            let looks = || self.windows.iter().filter_map(|window| level(window));
+            let count = looks().count();
+            if count > 0 {
+                let sum: f64 = looks().map(f64::from).sum();
+                let reading = self.reading(sum / count as f64 / of, count == self.windows.len());
+                host.insert(name.to_owned(), reading);
+            }
+        };
+        let cpus = self.latest.host.cpus as f64;
+        mean("load.runnable_per_cpu", cpus, &|window| window.runnable);
+        mean("tasks.blocked", 1.0, &|window| window.blocked);
     }
 
     fn disks(&self, host: &mut BTreeMap<String, Reading>, span_s: f64) {
@@ -200,9 +259,13 @@ impl Account<'_> {
         else {
             if !self.latest.host.disks.is_empty() {
                 host.insert("disk.util".to_owned(), self.reading(0.0, true));
+                host.insert("disk.iops".to_owned(), self.reading(0.0, true));
             }
             return;
         };
+        let requests: u64 = self.per_disk().values().map(|disk| disk.requests).sum();
+        let iops = self.reading(requests as f64 / span_s, true);
+        host.insert("disk.iops".to_owned(), iops);
         let util = (busiest.busy_ms as f64 / 1e3 / span_s).min(1.0);
         host.insert("disk.util".to_owned(), self.reading(util, true));
         if busiest.requests > 0 {

@@ -16,6 +16,7 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, openat};
 
 use super::{
     counters::{Count, Counter, Counters, Gauge, Gauges},
+    happenings::{Happening, Happenings},
     pressure,
 };
 use crate::incident::CgroupId;
@@ -37,6 +38,41 @@ pub(super) struct CgroupSample {
     pub counters: Counters,
     pub gauges: Gauges,
     pub by_processes: ByProcesses,
+    pub limits: Limits,
+    /// Of `memory.events` and `memory.stat`.
+    pub limit_hits: Count,
+    pub major_faults: Count,
+    pub reclaimed: Count,
+}
+
+/// What it may have at most; absent without a limit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes.
+    pub memory: Count,
+    /// Tasks.
+    pub pids: Count,
+    /// Bytes that it has swapped out; no limit, but as seldom asked for.
+    pub swapped: Count,
+}
+
+impl Limits {
+    pub(super) const ABSENT: Self = Self {
+        memory: Count::ABSENT,
+        pids: Count::ABSENT,
+        swapped: Count::ABSENT,
+    };
+}
+
+impl CgroupSample {
+    /// What its own files tell.
+    pub(super) fn happenings(&self) -> Happenings {
+        let mut row = [Count::ABSENT; Happening::N];
+        row[Happening::LimitHits as usize] = self.limit_hits;
+        row[Happening::MajorFaults as usize] = self.major_faults;
+        row[Happening::PagesReclaimed as usize] = self.reclaimed;
+        row
+    }
 }
 
 /// What was found by looking at a cgroup's processes, because no controller tells.
@@ -135,7 +171,15 @@ impl Walker {
             counters: [Count::ABSENT; Counter::N],
             gauges: [Count::ABSENT; Gauge::N],
             by_processes: ByProcesses::default(),
+            limits: earlier.map_or(Limits::ABSENT, |earlier| earlier.limits),
+            limit_hits: Count::ABSENT,
+            major_faults: Count::ABSENT,
+            reclaimed: Count::ABSENT,
         };
+        let its_turn = id.0.wrapping_add(self.round).is_multiple_of(FULL_EVERY);
+        if its_turn || earlier.is_none() {
+            self.limits(dir, &mut sample);
+        }
         // The root's figure is not the sum of the others' (Linux 6.12 showed 1.1 CPUs of two busy
         // ones); what the node as a whole uses is read from /proc/stat.
         if !is_root {
@@ -166,11 +210,13 @@ impl Walker {
             self.pressures(dir, &mut sample, walk);
         }
         let held = idle.gauges[Gauge::Memory as usize].get().unwrap_or(0);
-        let its_turn = id.0.wrapping_add(self.round).is_multiple_of(FULL_EVERY);
         if held >= LARGE_BYTES || its_turn {
             self.memory_and_io(dir, &mut sample, walk);
         } else {
             keep(&mut sample, idle, &[Counter::IoBytes, Counter::OomKills]);
+            sample.limit_hits = idle.limit_hits;
+            sample.major_faults = idle.major_faults;
+            sample.reclaimed = idle.reclaimed;
             for gauge in [Gauge::Memory, Gauge::Own, Gauge::Anon] {
                 sample.gauges[gauge as usize] = idle.gauges[gauge as usize];
             }
@@ -213,15 +259,32 @@ impl Walker {
                 let files = of("active_file") + of("inactive_file");
                 sample.gauges[Gauge::Own as usize] = Count::new(current.saturating_sub(files));
                 sample.gauges[Gauge::Anon as usize] = field(text, "anon").into();
+                sample.major_faults = field(text, "pgmajfault").into();
+                // By whoever asked for memory, not by the kernel's own threads.
+                sample.reclaimed = field(text, "pgscan_direct").into();
             }
         }
         if let Some(text) = self.file(dir, "memory.events") {
             sample.counters[Counter::OomKills as usize] = field(text, "oom_kill").into();
+            let hits = field(text, "high").zip(field(text, "max"));
+            sample.limit_hits = hits.map(|(high, max)| high + max).into();
         }
         if let Some(text) = self.file(dir, "io.stat") {
             walk.io = true;
             sample.counters[Counter::IoBytes as usize] = Count::new(io_bytes(text));
         }
+    }
+
+    /// Limits seldom change.
+    fn limits(&mut self, dir: BorrowedFd<'_>, sample: &mut CgroupSample) {
+        let mut number_of = |name: &str| self.file(dir, name).and_then(number);
+        // The lower of the two is what holds it.
+        let memory = [number_of("memory.max"), number_of("memory.high")];
+        sample.limits = Limits {
+            memory: memory.into_iter().flatten().min().into(),
+            pids: number_of("pids.max").into(),
+            swapped: number_of("memory.swap.current").into(),
+        };
     }
 
     /// The text of a file of this cgroup; `None` when there is no such file (any more).
@@ -332,6 +395,10 @@ mod tests {
                 "usage_usec 5000000\nuser_usec 4000000\nsystem_usec 1000000\nnr_periods 200\nnr_throttled 50\nthrottled_usec 1234\n",
             ),
             ("pids.current", "12\n"),
+            ("pids.max", "max\n"),
+            ("memory.max", "209715200\n"),
+            ("memory.high", "max\n"),
+            ("memory.swap.current", "4096\n"),
             ("memory.current", "104857600\n"),
             (
                 "memory.stat",
@@ -384,6 +451,14 @@ mod tests {
         assert_eq!(gauge(Gauge::Own), Some(104_857_600 - 15_728_640));
         assert_eq!(gauge(Gauge::Anon), Some(62_914_560));
         assert_eq!(gauge(Gauge::Pids), Some(12));
+        let limits = super::Limits {
+            memory: Count::new(209_715_200),
+            pids: Count::ABSENT,
+            swapped: Count::new(4_096),
+        };
+        assert_eq!(web.limits, limits);
+        assert_eq!(web.limit_hits, Count::new(3));
+        assert_eq!(web.major_faults, Count::ABSENT);
         for elsewhere in ["/pods", "/"] {
             let cpu = found[elsewhere].counters[Counter::CpuUs as usize];
             assert_eq!(cpu, Count::ABSENT, "{elsewhere}");

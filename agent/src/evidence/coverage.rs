@@ -1,6 +1,6 @@
 //! Which sources were there, and what stood in for those that were not.
 
-use super::{account::Account, host, kernel::ProbeState, sample::Sample};
+use super::{account::Account, host, kernel::ProbeState, node::State, sample::Sample};
 use crate::incident::Coverage;
 
 /// What the recorder wants of the probes, and what stands in.
@@ -19,6 +19,7 @@ pub(super) fn of(account: &Account<'_>) -> Vec<Coverage> {
         )
     })));
     all.push(filesystems(sample));
+    all.extend(sources(sample));
     all.extend(cgroups(account));
     all.extend(probes(account));
     all
@@ -41,6 +42,25 @@ fn recorder(account: &Account<'_>) -> Coverage {
         )
     });
     line("recorder", missing)
+}
+
+/// Sources that do not tell all, or not of this moment.
+fn sources(sample: &Sample) -> impl Iterator<Item = Coverage> {
+    sample.node.sources.iter().filter_map(|source| {
+        let age = sample.at.saturating_duration_since(source.at).as_secs();
+        let (complete, note) = match &source.state {
+            State::Failed(why) => (false, format!("{why}: its readings are missing")),
+            State::Partly(why) => (false, format!("{why}: its readings are partial")),
+            State::NotHere(why) => (true, format!("not on this node: {why}")),
+            State::Read if age > 0 => (true, format!("read {age} s before")),
+            State::Read => return None,
+        };
+        Some(Coverage {
+            source: format!("reader:{}", source.name),
+            complete,
+            note,
+        })
+    })
 }
 
 fn filesystems(sample: &Sample) -> Coverage {

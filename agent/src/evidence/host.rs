@@ -275,10 +275,7 @@ allocstall_movable 1
         assemble(
             &KernelStats::from_read(STAT.as_bytes(), info).unwrap(),
             [Stalled::ABSENT; 4],
-            Some(
-                &VmStat::from_read(VMSTAT.as_bytes())
-                    .unwrap(),
-            ),
+            Some(&VmStat::from_read(VMSTAT.as_bytes()).unwrap()),
             Some(&Meminfo::from_read(MEMINFO.as_bytes()).unwrap()),
             Some(&LoadAverage::from_read("1.0 1.0 1.0 4/321 999\n".as_bytes()).unwrap()),
             Vec::new(),

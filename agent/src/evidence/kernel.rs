@@ -231,7 +231,8 @@ pub struct KernelCounts {
     pub block: HashMap<(CgroupId, Device), BlockCounts>,
     /// Who talks to whom.
     pub edges: HashMap<Edge, EdgeCounts>,
-    /// Occurrences that were not counted where they belong because a map was full, over all probes.
+    /// Occurrences that no cgroup was charged with, of processes and signals; those of the other probes
+    /// are among their drops.
     pub unattributed: u64,
 }
 

@@ -1,8 +1,14 @@
 //! Mounts: where cgroup v2 is, and which filesystems are local disks.
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
 
-use procfs::{FromRead, process::MountInfos};
+use procfs::{
+    FromRead,
+    process::{MountInfo, MountInfos},
+};
 
 /// Filesystems on local block devices. A list of what is known to answer at once rather than of what
 /// is known to hang: `statvfs` on a dead NFS server, a 9p share or a FUSE daemon never comes back.
@@ -23,17 +29,21 @@ pub(super) struct Mounts {
     pub local: Vec<PathBuf>,
     /// Local filesystems beyond the limit.
     pub left_out: usize,
+    /// Devices of local filesystems that were writable when they were first seen.
+    writable: HashSet<String>,
+    /// Of these, those that are no longer; `None` where no local filesystem was ever seen.
+    pub gone_readonly: Option<usize>,
 }
 
 impl Mounts {
-    /// Reads `/proc/self/mountinfo`.
-    pub(super) fn read() -> Option<Self> {
+    /// Reads `/proc/self/mountinfo`; `earlier` is what was read before.
+    pub(super) fn read(earlier: &Self) -> Option<Self> {
         MountInfos::from_file("/proc/self/mountinfo")
             .ok()
-            .map(|infos| Self::of(&infos))
+            .map(|infos| Self::of(&infos, earlier))
     }
 
-    fn of(infos: &MountInfos) -> Self {
+    fn of(infos: &MountInfos, earlier: &Self) -> Self {
         let cgroup2 = |whole: bool| {
             infos
                 .0
@@ -50,6 +60,33 @@ impl Mounts {
             .filter(|mount| devices.insert(mount.majmin.clone()))
             .map(|mount| mount.mount_point.clone())
             .collect();
+        // A filesystem that meets an error makes itself read-only as a whole, at every mount point; one
+        // that was mounted so, or is looked at through a read-only bind, is as its owner wants it.
+        let mut whole: HashMap<&str, bool> = HashMap::new();
+        for mount in &infos.0 {
+            if LOCAL.contains(&mount.fs_type.as_str()) {
+                let writable = !mount.super_options.contains_key("ro");
+                *whole.entry(&mount.majmin).or_default() |= writable;
+            }
+        }
+        let says_so = |mount: &&MountInfo| mount.super_options.contains_key("emergency_ro");
+        let broken: HashSet<&str> = infos
+            .0
+            .iter()
+            .filter(says_so)
+            .map(|mount| mount.majmin.as_str())
+            .collect();
+        let is_gone = |device: &str| {
+            broken.contains(device)
+                || (earlier.writable.contains(device) && whole.get(device) == Some(&false))
+        };
+        let gone = whole.keys().filter(|device| is_gone(device)).count();
+        let still = |device: &&String| whole.contains_key(device.as_str());
+        let mut writable: HashSet<String> =
+            earlier.writable.iter().filter(still).cloned().collect();
+        let now = whole.iter().filter(|(_, writable)| **writable);
+        writable.extend(now.map(|(device, _)| (*device).to_owned()));
+        let gone_readonly = (!whole.is_empty()).then_some(gone);
         let left_out = local.len().saturating_sub(FILESYSTEMS_MAX);
         Self {
             cgroup2: cgroup2(true)
@@ -57,6 +94,8 @@ impl Mounts {
                 .map(|mount| mount.mount_point.clone()),
             local: local.into_iter().take(FILESYSTEMS_MAX).collect(),
             left_out,
+            writable,
+            gone_readonly,
         }
     }
 }
@@ -70,7 +109,11 @@ mod tests {
     use super::Mounts;
 
     fn mounts(text: &str) -> Mounts {
-        Mounts::of(&MountInfos::from_read(text.as_bytes()).unwrap())
+        after(&Mounts::default(), text)
+    }
+
+    fn after(earlier: &Mounts, text: &str) -> Mounts {
+        Mounts::of(&MountInfos::from_read(text.as_bytes()).unwrap(), earlier)
     }
 
     const HYBRID: &str = "\
@@ -110,5 +153,24 @@ mod tests {
 ";
         assert_eq!(mounts(text).cgroup2, Some(PathBuf::from("/whole")));
         assert_eq!(mounts("1 0 0:1 / / rw - ext4 a rw\n").cgroup2, None);
+    }
+
+    #[test]
+    fn a_filesystem_that_became_read_only_is_told_from_one_that_always_was() {
+        let line = |device: &str, options: &str| {
+            format!("22 1 {device} / /d{device} rw,relatime shared:1 - ext4 /dev/x {options}\n")
+        };
+        let healthy = line("254:0", "rw") + &line("254:1", "ro");
+        let first = mounts(&healthy);
+        assert_eq!(first.gone_readonly, Some(0), "one was mounted so");
+        let second = after(&first, &(line("254:0", "ro") + &line("254:1", "ro")));
+        assert_eq!(second.gone_readonly, Some(1));
+        let third = after(&second, &line("254:0", "ro"));
+        assert_eq!(third.gone_readonly, Some(1), "it is remembered");
+        assert_eq!(after(&third, &healthy).gone_readonly, Some(0));
+        // Newer kernels say so themselves, whenever it happened.
+        let told = mounts(&line("254:0", "rw,emergency_ro"));
+        assert_eq!(told.gone_readonly, Some(1));
+        assert_eq!(mounts("").gone_readonly, None);
     }
 }

@@ -205,7 +205,13 @@ mod tests {
         }
         // What is slow keeps its own time.
         let again = reader.read(&mut counters, now + Duration::from_secs(1));
-        let at = |name| again.sources.iter().find(|one| one.name == name).map(|one| one.at);
+        let at = |name| {
+            again
+                .sources
+                .iter()
+                .find(|one| one.name == name)
+                .map(|one| one.at)
+        };
         assert_eq!(at("clock"), Some(now));
         assert_eq!(at("tcp"), Some(now + Duration::from_secs(1)));
     }

@@ -185,6 +185,7 @@ impl KernelProbes for Probes {
             syscalls: kernel.pair.counts(),
             unattributed: SPECS
                 .iter()
+                .filter(|spec| !spec.has_own_table())
                 .map(|spec| kernel.maps.stats(spec.index).map_drops)
                 .sum(),
         }

@@ -100,7 +100,7 @@ pub(super) fn members(processes_max: usize) -> HashMap<String, Members> {
     by_path
 }
 
-fn pids(processes_max: usize) -> impl Iterator<Item = u32> {
+pub(super) fn pids(processes_max: usize) -> impl Iterator<Item = u32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -110,7 +110,7 @@ fn pids(processes_max: usize) -> impl Iterator<Item = u32> {
 }
 
 /// The path in the v2 hierarchy, which has the number 0.
-fn cgroup_of(pid: u32) -> Option<String> {
+pub(super) fn cgroup_of(pid: u32) -> Option<String> {
     let all = ProcessCGroups::from_file(format!("/proc/{pid}/cgroup")).ok()?;
     all.0
         .into_iter()

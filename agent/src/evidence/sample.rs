@@ -12,12 +12,14 @@ use jiff::Timestamp;
 use super::{
     EvidenceConfig, EvidenceError,
     cgroup::{Bounds, Cgroups, Walk, Walker},
-    counters::{Count, Counter, Gauge},
+    counters::{Count, Counter, Gauge, HostCounter},
     filesystems::{self, Fullest},
     host::{self, Hardware, HostSample},
     kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus},
     mounts::Mounts,
+    node::{self, NodeSample},
     process::{self, Members, Newcomers, Processes},
+    scan::Looks,
     sched,
 };
 use crate::incident::CgroupId;
@@ -39,6 +41,12 @@ pub(super) struct KernelSample {
 }
 
 impl KernelSample {
+    /// What a probe has lost so far.
+    pub(super) fn drops(&self, name: &str) -> u64 {
+        let probe = self.statuses.iter().find(|probe| probe.name == name);
+        probe.map_or(0, |probe| probe.drops)
+    }
+
     pub(super) fn counting(&self, name: &str) -> bool {
         self.statuses
             .iter()
@@ -54,6 +62,8 @@ pub(super) struct Sample {
     /// CPU time that taking it took.
     pub took: Duration,
     pub host: HostSample,
+    pub node: NodeSample,
+    pub looks: Looks,
     pub has_cgroups: bool,
     pub cgroups: Cgroups,
     pub walk: Walk,
@@ -73,6 +83,8 @@ pub(super) struct Sampler {
     walker: Walker,
     processes: Processes,
     hardware: Hardware,
+    node: node::Reader,
+    looks: Looks,
     mounts: Mounts,
     slow_at: Option<Instant>,
     fullest: Fullest,
@@ -89,6 +101,8 @@ impl Sampler {
             walker: Walker::default(),
             processes: Processes::default(),
             hardware: Hardware::default(),
+            node: node::Reader::default(),
+            looks: Looks::default(),
             mounts: Mounts::default(),
             slow_at: None,
             fullest: Fullest::default(),
@@ -102,11 +116,19 @@ impl Sampler {
     pub(super) fn sample(&mut self, earlier: Option<&Sample>) -> Result<Sample, EvidenceError> {
         let begun = cpu_time();
         self.refresh_slow(Instant::now());
-        let host = host::read(&self.hardware)?;
+        let mut host = host::read(&self.hardware)?;
         // The host's counters were read now; that is the moment which rates refer to.
         let at = Instant::now();
+        let mut node = self.node.read(&mut host.counters, at);
         let wall = Timestamp::now();
         let kernel = self.kernel();
+        add_from_probes(&mut host, &kernel);
+        self.looks.look(at, self.config.processes_max, cpu_time);
+        node.levels.extend(self.looks.zombies());
+        node.sources.extend(self.looks.source());
+        if let Some(count) = self.mounts.gone_readonly {
+            node.levels.push(("fs.readonly", count as f64, true));
+        }
         let (mut cgroups, found) = self.cgroups(earlier);
         add_kernel_counts(&mut cgroups, &kernel);
         if !cgroups.is_empty() {
@@ -127,6 +149,8 @@ impl Sampler {
             wall,
             took: cpu_time().saturating_sub(begun),
             host,
+            node,
+            looks: self.looks.clone(),
             has_cgroups: self.mounts.cgroup2.is_some(),
             cgroups,
             walk: found,
@@ -147,7 +171,7 @@ impl Sampler {
             return;
         }
         self.hardware = Hardware::read();
-        if let Some(mounts) = Mounts::read() {
+        if let Some(mounts) = Mounts::read(&self.mounts) {
             self.mounts = mounts;
         }
         self.slow_at = Some(now);
@@ -158,7 +182,7 @@ impl Sampler {
         let counts = self.probes.counts();
         let dropped: u64 = statuses
             .iter()
-            .filter(|probe| !matches!(probe.name, "syscalls" | "sched"))
+            .filter(|probe| matches!(probe.name, "exec" | "fork" | "exit" | "oom"))
             .map(|probe| probe.drops)
             .sum();
         KernelSample {
@@ -222,6 +246,19 @@ fn cpu_time() -> Duration {
 
 fn is_due(last: Option<Instant>, now: Instant, every: Duration) -> bool {
     last.is_none_or(|last| now.saturating_duration_since(last) >= every)
+}
+
+/// What of the node only probes tell.
+fn add_from_probes(host: &mut HostSample, kernel: &KernelSample) {
+    if kernel.counting("tcp") {
+        let processes = kernel.counts.processes.values();
+        let resets = processes.map(|counts| counts.tcp_resets_received).sum();
+        host.counters[HostCounter::TcpResetsReceived as usize] = Count::new(resets);
+    }
+    if kernel.counting("block") {
+        let errors = kernel.counts.block.values().map(|counts| counts.errors);
+        host.counters[HostCounter::DiskErrors as usize] = Count::new(errors.sum());
+    }
 }
 
 /// Where a probe counts, a cgroup that it does not know has none of its events.

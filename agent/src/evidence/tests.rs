@@ -11,13 +11,15 @@ use proptest::prelude::*;
 
 use super::{
     account::Account,
-    cgroup::{ByProcesses, CgroupSample, Cgroups, Walk},
+    cgroup::{ByProcesses, CgroupSample, Cgroups, Limits, Walk},
     counters::{Count, Counter, Gauge, HostCounter},
     filesystems::Fullest,
     host::{DiskCounters, HostSample},
     kernel::{KernelCounts, ProbeState, ProbeStatus, ProcessCounts},
+    node::NodeSample,
     process::Newcomers,
     sample::{KernelSample, Sample},
+    scan::Looks,
     window::Window,
 };
 use crate::incident::{CgroupId, Evidence, Quality, Reading};
@@ -62,7 +64,10 @@ fn host(second: u64) -> Sample {
             memory_available: Some(GIB),
             swap_used: None,
             tasks: Some(90),
+            blocked: Some(1),
         },
+        node: NodeSample::default(),
+        looks: Looks::default(),
         has_cgroups: true,
         cgroups: Cgroups::new(),
         walk: Walk::default(),
@@ -86,6 +91,10 @@ fn leaf(path: &str, cpu_us: u64, memory: u64) -> CgroupSample {
         counters,
         gauges,
         by_processes: ByProcesses::default(),
+        limits: Limits::ABSENT,
+        limit_hits: Count::ABSENT,
+        major_faults: Count::ABSENT,
+        reclaimed: Count::ABSENT,
     }
 }
 

@@ -10,6 +10,7 @@ use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
 use super::{
     cgroup::{ByProcesses, CgroupSample},
     counters::{Count, Counter, Counters, Gauge, Gauges, HostCounter, HostCounters, since},
+    happenings::HappeningWindow,
     host::DiskCounters,
     sample::Sample,
     sched::SchedWindow,
@@ -43,6 +44,8 @@ pub(super) struct Window {
     pub disks: Box<[DiskCounters]>,
     /// Tasks running or waiting for a CPU at the end.
     pub runnable: Option<u32>,
+    /// Tasks that wait uninterruptibly at the end.
+    pub blocked: Option<u32>,
     pub rows: Box<[Row]>,
     /// The most of each counter that a cgroup which was not kept had.
     pub floors: [u64; Counter::N],
@@ -60,6 +63,8 @@ pub(super) struct Window {
     pub syscalls: Box<[SyscallDelta]>,
     /// Waits of tasks.
     pub sched: SchedWindow,
+    /// What happens to few.
+    pub happenings: HappeningWindow,
 }
 
 impl Window {
@@ -94,6 +99,7 @@ impl Window {
             host,
             disks: disks(&earlier.host.disks, &now.host.disks),
             runnable: now.host.runnable,
+            blocked: now.host.blocked,
             rows,
             floors,
             forks_estimated,
@@ -107,6 +113,7 @@ impl Window {
                 &now.kernel.counts.syscalls,
             ),
             sched: sched(earlier, now),
+            happenings: HappeningWindow::between(earlier, now),
         }
     }
 
@@ -125,6 +132,7 @@ impl Window {
             + size_of_val(&*self.disks)
             + size_of_val(&*self.syscalls)
             + self.sched.bytes()
+            + self.happenings.bytes()
             + paths
     }
 }

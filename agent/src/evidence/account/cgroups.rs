@@ -9,7 +9,7 @@ use std::{
 use super::Account;
 use crate::{
     evidence::{
-        cgroup::ByProcesses,
+        cgroup::{ByProcesses, Limits},
         counters::{Count, Counter, Gauge, Gauges, Sums},
         window::{Row, Window, choose},
     },
@@ -55,7 +55,7 @@ impl Account<'_> {
                 id,
                 path: total.path.to_string(),
                 leaf: total.leaf,
-                readings: self.readings(&total, &floors, &whole),
+                readings: self.readings(id, &total, &floors, &whole),
             })
             .collect()
     }
@@ -89,6 +89,7 @@ impl Account<'_> {
 
     fn readings(
         &self,
+        id: CgroupId,
         total: &Total,
         floors: &[u64; Counter::N],
         whole: &Whole,
@@ -166,6 +167,9 @@ impl Account<'_> {
         }
         if !total.gone {
             levels(total, whole, &mut readings);
+            if let Some(limits) = self.latest.cgroups.get(&id).map(|sample| sample.limits) {
+                of_limits(total, limits, &mut readings);
+            }
             let growth = [
                 (
                     "mem.growth_bytes_per_s",
@@ -219,6 +223,23 @@ fn levels(total: &Total, whole: &Whole, readings: &mut BTreeMap<String, Reading>
         by_processes,
     );
     put("pids", level(Gauge::Pids), total.by_processes.pids);
+}
+
+/// How much of its own limits it has; nothing where it has none.
+fn of_limits(total: &Total, limits: Limits, readings: &mut BTreeMap<String, Reading>) {
+    let level = |gauge: Gauge| total.last.1[gauge as usize].get();
+    for (name, level, limit) in [
+        ("mem.of_limit", level(Gauge::Memory), limits.memory),
+        ("pids.of_limit", level(Gauge::Pids), limits.pids),
+    ] {
+        if let (Some(level), Some(limit)) = (level, limit.get().filter(|limit| *limit > 0)) {
+            let reading = Reading::good(level as f64 / limit as f64);
+            readings.insert(name.to_owned(), reading);
+        }
+    }
+    if let Some(swapped) = limits.swapped.get() {
+        readings.insert("swap.bytes".to_owned(), Reading::good(swapped as f64));
+    }
 }
 
 impl Total {

@@ -16,7 +16,9 @@ struct Clock {
 
 pub(super) fn read(sheet: &mut Sheet) {
     let mut levels = None;
-    sheet.take("clock", ask().and_then(judge), |found| levels = Some(*found));
+    sheet.take("clock", ask().and_then(judge), |found| {
+        levels = Some(*found)
+    });
     if let Some((unsynchronized, max_error_s)) = levels {
         sheet.level("time.unsynchronized", Some(unsynchronized));
         sheet.level("time.max_error_s", Some(max_error_s));

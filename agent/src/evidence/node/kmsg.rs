@@ -71,7 +71,9 @@ fn open() -> Result<File, State> {
 /// here have another facility than the kernel's 0.
 fn is_error(record: &[u8]) -> bool {
     let text = String::from_utf8_lossy(record);
-    let priority = text.split_once(',').and_then(|(number, _)| number.parse().ok());
+    let priority = text
+        .split_once(',')
+        .and_then(|(number, _)| number.parse().ok());
     priority.is_some_and(|priority: u64| priority <= ERROR)
         && TOLD_ELSEWHERE.iter().all(|known| !text.contains(known))
 }
@@ -87,7 +89,9 @@ mod tests {
         assert!(is("0,1,5,-;watchdog: BUG: soft lockup"));
         assert!(!is("4,1,5,-;a warning"));
         assert!(!is("30,1,5,-;a daemon's line"));
-        assert!(!is("3,1,5,-;Memory cgroup out of memory: Killed process 7 (x)"));
+        assert!(!is(
+            "3,1,5,-;Memory cgroup out of memory: Killed process 7 (x)"
+        ));
         assert!(!is("3,1,5,-;Out of memory: Killed process 7 (x)"));
         assert!(!is(""));
     }

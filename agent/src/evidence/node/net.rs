@@ -143,7 +143,8 @@ Inter-|   Receive                                                |  Transmit
 
     #[test]
     fn sockets_are_those_of_tcp() {
-        let text = "sockets: used 9\nTCP: inuse 5 orphan 1 tw 2 alloc 7 mem 3\nUDP: inuse 4 mem 2\n";
+        let text =
+            "sockets: used 9\nTCP: inuse 5 orphan 1 tw 2 alloc 7 mem 3\nUDP: inuse 4 mem 2\n";
         assert_eq!(of_sockets(text, "inuse"), Some(5));
         assert_eq!(of_sockets(text, "tw"), Some(2));
         assert_eq!(of_sockets(text, "used"), None);

@@ -11,10 +11,7 @@ pub(super) fn read(sheet: &mut Sheet) {
         sheet.level("files.used", files(&text));
     }
     tasks(sheet);
-    let tracked = ratio(
-        CONNTRACK,
-        "/proc/sys/net/netfilter/nf_conntrack_max",
-    );
+    let tracked = ratio(CONNTRACK, "/proc/sys/net/netfilter/nf_conntrack_max");
     let mut used = None;
     sheet.take("conntrack", tracked, |share| used = Some(*share));
     sheet.level("conntrack.used", used);

@@ -29,7 +29,11 @@ pub(super) fn read(sheet: &mut Sheet) {
 fn of(folder: &Path) -> Result<Hottest, State> {
     let zones = fs::read_dir(folder).into_iter().flatten().flatten();
     let zones = zones
-        .filter(|zone| zone.file_name().as_encoded_bytes().starts_with(b"thermal_zone"))
+        .filter(|zone| {
+            zone.file_name()
+                .as_encoded_bytes()
+                .starts_with(b"thermal_zone")
+        })
         .take(ZONES_MAX);
     let mut hottest = Hottest::default();
     for zone in zones {

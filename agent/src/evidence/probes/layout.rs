@@ -36,7 +36,7 @@ const FIELDS: [(&str, &str, &str); 30] = [
     ("SOCK_FAMILY", "sock_common", "skc_family"),
     ("SOCK_DADDR", "sock_common", "skc_daddr"),
     ("SOCK_DPORT", "sock_common", "skc_dport"),
-    ("SOCK_NUM", "sock_common", "skc_num"),
+    ("SOCK_SPORT", "inet_sock", "inet_sport"),
     ("SOCK_V6_DADDR", "sock_common", "skc_v6_daddr"),
     ("REQUEST_QUEUE", "request", "q"),
     ("REQUEST_BIO", "request", "bio"),
@@ -99,7 +99,7 @@ const NEEDS: [Needs; 5] = [
             "SOCK_FAMILY",
             "SOCK_DADDR",
             "SOCK_DPORT",
-            "SOCK_NUM",
+            "SOCK_SPORT",
         ],
         of_task: false,
         passes: &[

@@ -38,6 +38,13 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    /// Whether it counts elsewhere than in the table of cgroups, so that what it could not attribute
+    /// says nothing of the others.
+    pub(super) fn has_own_table(&self) -> bool {
+        use ProbeName::{Block, Reclaim, Sched, Syscalls, Tcp};
+        matches!(self.name, Syscalls | Sched | Tcp | Block | Reclaim)
+    }
+
     /// The type of its programs.
     pub(super) fn kind(&self) -> &'static str {
         match self.name {
