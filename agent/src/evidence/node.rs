@@ -47,6 +47,28 @@ pub(super) struct Source {
     pub state: State,
 }
 
+/// Names of all levels.
+pub(super) const LEVELS: [&str; 17] = [
+    "tcp.sockets",
+    "tcp.time_wait",
+    "tcp.orphans",
+    "files.used",
+    "tasks.used",
+    "conntrack.used",
+    "entropy.bits",
+    "time.unsynchronized",
+    "time.max_error_s",
+    "raid.arrays",
+    "raid.disks_missing",
+    "raid.inactive",
+    "thermal.celsius",
+    "thermal.of_critical",
+    "ports.used",
+    // Of the mount table and the look at all processes.
+    "fs.readonly",
+    "procs.zombie",
+];
+
 /// A level, and whether it is complete.
 pub(super) type Level = (&'static str, f64, bool);
 
@@ -137,6 +159,7 @@ impl Sheet {
     }
 
     fn level(&mut self, name: &'static str, value: Option<f64>) {
+        debug_assert!(LEVELS.contains(&name), "{name} is in no list");
         if let Some(value) = value.filter(|value| value.is_finite()) {
             self.sample.levels.push((name, value, true));
         }

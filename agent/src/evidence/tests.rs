@@ -9,6 +9,8 @@ use std::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+mod sources;
+
 use super::{
     account::Account,
     cgroup::{ByProcesses, CgroupSample, Cgroups, Limits, Walk},
