@@ -9,6 +9,7 @@ pub(crate) mod incidents;
 pub(crate) mod journal;
 mod place;
 pub(crate) mod probes;
+pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod test_rules;
 
@@ -65,6 +66,8 @@ enum Command {
     History(history::Args),
     /// The two diagnosis strategies side by side
     Ab(ab::Args),
+    /// Watch this host for a while and write its evidence to a file; changes nothing else
+    Record(record::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
     Probes(probes::Args),
 }
@@ -117,6 +120,7 @@ impl Cli {
             Command::Ab(args) => ab::ab(&args),
             Command::Incidents(args) => incidents::incidents(args),
             Command::Journal(args) => journal::journal(&args),
+            Command::Record(args) => record::record(&args),
             Command::Probes(args) => probes::probes(&args),
         }
     }

@@ -22,6 +22,7 @@ mod pressure;
 pub mod probes;
 mod process;
 pub mod recorder;
+pub mod recording;
 mod sample;
 mod scan;
 mod sched;

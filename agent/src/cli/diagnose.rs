@@ -1,5 +1,5 @@
-//! `paramedic diagnose`: one diagnosis of this host now, or of a case folder, with nothing recorded and
-//! nothing done.
+//! `paramedic diagnose`: one diagnosis of this host now, of a recording, or of a case folder, with nothing
+//! recorded and nothing done.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,9 +14,9 @@ use super::EXIT_OK;
 use crate::{
     app::{AppError, load_rules},
     config::Config,
-    diagnosis::{self, causal, explain},
-    evidence::{Recorder, probes::Probes},
-    incident::{Alert, AlertStatus, Fingerprint, Source},
+    diagnosis::{self, RuleSet, causal, explain},
+    evidence::{Recorder, probes::Probes, recording::Recording},
+    incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
 };
 
 /// Arguments of `paramedic diagnose`.
@@ -28,9 +28,13 @@ pub struct Args {
     /// Seconds to watch before the diagnosis
     #[arg(long = "for", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
-    /// A case folder (docs/cases.md) instead of this host: ranks its entities
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["config", "seconds"])]
+    /// A file of `paramedic record` instead of this host; or a case folder (docs/cases.md): ranks its
+    /// entities
+    #[arg(long, value_name = "PATH", conflicts_with = "seconds")]
     replay: Option<PathBuf>,
+    /// Second of the recording; its last one if left out
+    #[arg(long, value_name = "SECONDS", requires = "replay")]
+    at: Option<f64>,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -39,7 +43,16 @@ pub struct Args {
 /// Watches this host and prints the ranked answer.
 pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     if let Some(path) = &args.replay {
-        return replay(path, args.json);
+        if path.is_dir() {
+            if args.config.is_some() || args.at.is_some() {
+                bail!(
+                    "--config and --at are for recordings, {} is a case folder",
+                    path.display()
+                );
+            }
+            return replay(path, args.json);
+        }
+        return replay_recording(args, path);
     }
     let config = Config::load_or_shipped(args.config.as_deref())?;
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
@@ -50,11 +63,29 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     let window = Duration::from_secs(args.seconds);
     std::thread::sleep(window);
     let evidence = recorder.evidence(window + config.evidence.period());
+    tell(args, &rules, &config, &evidence)
+}
+
+/// The same of a recording: what the rules are given is all that differs.
+fn replay_recording(args: &Args, path: &Path) -> anyhow::Result<u8> {
+    let config = Config::load_or_shipped(args.config.as_deref())?;
+    let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+    let recording = Recording::read(path, args.at)?;
+    if !args.json {
+        println!(
+            "second {:.0} of {} of a recording that began {} on Linux {}",
+            recording.at_s, recording.records, recording.header.began, recording.header.kernel
+        );
+    }
+    tell(args, &rules, &config, &recording.evidence)
+}
+
+fn tell(args: &Args, rules: &RuleSet, config: &Config, evidence: &Evidence) -> anyhow::Result<u8> {
     let answer = diagnosis::diagnose(
-        &rules,
-        &by_hand(),
+        rules,
+        &by_hand(evidence.taken_at),
         &Source::Manual,
-        &evidence,
+        evidence,
         &config.diagnosis,
     );
     if args.json {
@@ -71,12 +102,6 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
 
 /// Ranks the entities of a case folder.
 fn replay(path: &Path, json: bool) -> anyhow::Result<u8> {
-    if !path.is_dir() {
-        bail!(
-            "{} is not a case folder: docs/cases.md says what is in one",
-            path.display()
-        );
-    }
     let case = causal::read(path)?;
     let ranking = causal::rank(&case);
     if json {
@@ -90,14 +115,14 @@ fn replay(path: &Path, json: bool) -> anyhow::Result<u8> {
 }
 
 /// The alert that nobody sent.
-fn by_hand() -> Alert {
+fn by_hand(starts_at: Timestamp) -> Alert {
     let labels = [("alertname".to_owned(), "manual".to_owned())].into();
     Alert {
         status: AlertStatus::Firing,
         fingerprint: Fingerprint::of(&labels),
         labels,
         annotations: [].into(),
-        starts_at: Timestamp::now(),
+        starts_at,
         ends_at: None,
     }
 }
