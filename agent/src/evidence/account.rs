@@ -259,13 +259,15 @@ impl Account<'_> {
         else {
             if !self.latest.host.disks.is_empty() {
                 host.insert("disk.util".to_owned(), self.reading(0.0, true));
-                host.insert("disk.iops".to_owned(), self.reading(0.0, true));
             }
             return;
         };
+        // As with their latency: disks of which nothing is asked tell nothing.
         let requests: u64 = self.per_disk().values().map(|disk| disk.requests).sum();
-        let iops = self.reading(requests as f64 / span_s, true);
-        host.insert("disk.iops".to_owned(), iops);
+        if requests > 0 {
+            let iops = self.reading(requests as f64 / span_s, true);
+            host.insert("disk.iops".to_owned(), iops);
+        }
         let util = (busiest.busy_ms as f64 / 1e3 / span_s).min(1.0);
         host.insert("disk.util".to_owned(), self.reading(util, true));
         if busiest.requests > 0 {

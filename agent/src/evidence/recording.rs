@@ -259,7 +259,10 @@ impl Recording {
                     }
                 }
                 Line::Other(_) => {}
-                Line::End(records) if records == lines.records => break,
+                Line::End(records) if records == lines.records => {
+                    lines.end()?;
+                    break;
+                }
                 Line::End(_) => return Err(lines.cut_off()),
             }
         }
@@ -327,6 +330,16 @@ impl<R: BufRead> Lines<'_, R> {
         match serde_json::from_slice(&line) {
             Ok(Line::Other(_)) if known => Err(self.damaged("it has not the fields of one".into())),
             Ok(line) => Ok(line),
+            Err(error) => Err(self.damaged(error.to_string())),
+        }
+    }
+
+    /// Nothing follows, and the packing's own checksum is right.
+    fn end(&mut self) -> Result<(), RecordingError> {
+        match self.from.fill_buf() {
+            Ok([]) => Ok(()),
+            Ok(_) => Err(self.damaged("something follows its end".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.cut_off()),
             Err(error) => Err(self.damaged(error.to_string())),
         }
     }
