@@ -1,6 +1,8 @@
 //! The same object on this machine's own kernel, whatever it is. Needs root and the built probes;
 //! where either is missing it fails and says so: a kernel on which nothing was tried is not tested.
 
+#[path = "probes/events.rs"]
+mod events;
 #[path = "probes/workload.rs"]
 mod workload;
 
@@ -25,6 +27,48 @@ fn require_root_and_probes() {
 
 fn forks(counts: &KernelCounts) -> u64 {
     counts.processes.values().map(|counts| counts.forks).sum()
+}
+
+#[test]
+fn every_probe_attaches_on_this_kernel() {
+    require_root_and_probes();
+    let probes = Probes::start(&ProbesConfig::default());
+    let statuses = probes.statuses();
+    assert_eq!(statuses.len(), 10);
+    for status in statuses {
+        let wanted = if status.name == "syscalls" {
+            ProbeState::Standby
+        } else {
+            ProbeState::Attached
+        };
+        assert_eq!(status.state, wanted, "{status:?}");
+    }
+}
+
+#[test]
+fn waits_signals_and_connections_are_counted_on_this_kernel() {
+    require_root_and_probes();
+    let probes = Probes::start(&ProbesConfig::default());
+    let sums = || {
+        let counts = probes.counts();
+        let waited: u64 = counts.sched.values().map(|one| one.runq_ns).sum();
+        let all = counts.processes.values();
+        let [fatal, failed] = all.fold([0, 0], |[fatal, failed], one| {
+            [fatal + one.fatal_signals, failed + one.tcp_failures]
+        });
+        (waited, fatal, failed)
+    };
+    let before = sums();
+    // Others work here, too: so at least.
+    let sleeper = Job::start_here(|| workload::sleep_ms(60_000, 1));
+    sleeper.wait_for_syscall(libc::SYS_clock_nanosleep);
+    events::kill(sleeper.pid(), libc::SIGTERM);
+    assert_eq!(sleeper.wait_status(), Some(libc::SIGTERM));
+    events::be_refused(events::free_port());
+    wait_until("all three are counted", Duration::from_secs(10), || {
+        let after = sums();
+        after.0 > before.0 && after.1 > before.1 && after.2 > before.2
+    });
 }
 
 #[test]

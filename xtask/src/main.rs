@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod evidence;
 mod intake;
 mod journal;
 mod kernels;

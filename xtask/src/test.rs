@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::{
-    build, intake, journal,
+    build, evidence, intake, journal,
     kernels::{Kernel, Series},
     lint, sh,
     vm::{self, Vm},
@@ -34,6 +34,8 @@ pub enum Part {
     /// The remedies' long run: each action's tests, and crashes at every call that changes something, as a
     /// table. A plain `test` has the tests, and a few of the crashes.
     Remedies,
+    /// A table of the probes by kernel, each cell filled by a test that ran.
+    Evidence,
     /// Intake's long run: a storm with kills, and a flood beside it. A plain `test` has its short
     /// form.
     Intake,
@@ -80,6 +82,10 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
     if part == Some(Part::Journal) {
         return journal::journal();
     }
+    if part == Some(Part::Evidence) {
+        build::build()?;
+        return evidence::evidence();
+    }
     if part == Some(Part::Intake) {
         build::build()?;
         return intake::intake();
@@ -108,11 +114,11 @@ pub fn test(part: Option<Part>) -> anyhow::Result<u8> {
         ok &= fine;
     }
     if wants(Part::Kernel) {
-        let programs = kernel_programs(|_| true)?;
+        let programs = programs(|_| true)?;
         let mut lines = Vec::new();
         for series in Series::ALL {
             let begun = Instant::now();
-            let (count, fine) = on_kernel(series, &programs)?;
+            let (count, fine) = on_kernel(series, &programs, &mut |_| ())?;
             told(&format!("kernel tests on {}", series.name()), begun);
             lines.push(summary(series, count, fine));
             total.add(count);
@@ -166,11 +172,11 @@ fn host() -> anyhow::Result<(Count, bool)> {
         "agent-ebpf",
         "--no-fail-fast",
     ]);
-    counted(&mut command)
+    counted(&mut command, &mut |_| ())
 }
 
 /// Runs a command, shows its output, counts its closing lines.
-fn counted(command: &mut Command) -> anyhow::Result<(Count, bool)> {
+pub fn counted(command: &mut Command, told: &mut dyn FnMut(&str)) -> anyhow::Result<(Count, bool)> {
     use std::io::{BufRead, BufReader};
     let mut child = command
         .stdin(Stdio::null())
@@ -183,6 +189,7 @@ fn counted(command: &mut Command) -> anyhow::Result<(Count, bool)> {
         let line = line?;
         println!("{line}");
         count.add_line(&line);
+        told(&line);
     }
     let status = child.wait()?;
     Ok((count, status.success()))
@@ -220,14 +227,14 @@ struct Settings {
 }
 
 /// A test program for the VM.
-struct Program {
+pub struct Program {
     path: OsString,
     /// It wants systemd as process 1.
     systemd: bool,
 }
 
-/// Builds those of the test programs that `tests/Cargo.toml` lists for the VM.
-fn kernel_programs(only: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> {
+/// Builds those of the test programs that `tests/Cargo.toml` lists for the VM that are chosen.
+pub fn programs(chosen: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> {
     let metadata = sh::cargo()
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
@@ -241,7 +248,7 @@ fn kernel_programs(only: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> 
         .context("tests/Cargo.toml lists no tests for the VM")?;
     let booted = settings.vm_systemd_tests;
     let mut wanted = [settings.vm_tests, booted.clone()].concat();
-    wanted.retain(|name| only(name));
+    wanted.retain(|name| chosen(name));
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -289,7 +296,11 @@ fn kernel_programs(only: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> 
 
 /// Runs the programs on a kernel, each in a boot of its own: what one leaves behind does not meet the
 /// next, and only one is repeated where the emulator fails.
-fn on_kernel(series: Series, programs: &[Program]) -> anyhow::Result<(Count, bool)> {
+pub fn on_kernel(
+    series: Series,
+    programs: &[Program],
+    told: &mut dyn FnMut(&str),
+) -> anyhow::Result<(Count, bool)> {
     let (mut total, mut fine) = (Count::default(), true);
     let vm = Vm {
         series,
@@ -313,6 +324,7 @@ fn on_kernel(series: Series, programs: &[Program]) -> anyhow::Result<(Count, boo
             vm.run(&command, |line| {
                 println!("{line}");
                 count.add_line(line);
+                told(line);
             })
         });
         total.add(count);
@@ -335,7 +347,7 @@ pub fn run_inside(programs: &[OsString]) -> anyhow::Result<u8> {
     for program in programs {
         let name = program.to_string_lossy();
         println!("running {name} on Linux {}", release());
-        let (count, fine) = counted(Command::new(program).arg("--test-threads=1"))
+        let (count, fine) = counted(Command::new(program).arg("--test-threads=1"), &mut |_| ())
             .with_context(|| name.clone().into_owned())?;
         if count.passed + count.failed == 0 {
             println!("{name}: not one test ran");

@@ -149,7 +149,8 @@ pub struct SeriesStats {
 /// `cpu.throttled` (0..1), `cpu.psi`, `mem.bytes`, `mem.share` (of the node's memory),
 /// `mem.growth_bytes_per_s`, `mem.anon_share`, `mem.oom_kills`, `mem.psi`, `io.bytes_per_s`,
 /// `io.share` (of all I/O), `io.psi`, `pids`, `pids.growth_per_s`, `forks_per_s`, `forks.share`,
-/// `execs_per_s`, `exits_per_s`, `syscall.errors_per_s`. Of both: `runq.p99_s` (99th percentile of
+/// `execs_per_s`, `exits_per_s`, `syscall.errors_per_s`, `mem.stalled` (seconds that its tasks reclaim
+/// memory themselves, a second). All names stand in `diagnosis/features.rs`. Of both: `runq.p99_s` (99th percentile of
 /// waits for a CPU), `runq.waiting`, `blocked.uninterruptible`, `blocked.futex` (tasks that wait for a
 /// CPU, in the kernel, for a lock, on average). A rule sees the selected culprit's as
 /// `culprit.…`, the worst of all other leaves' pressures as `bystanders.psi.{cpu,memory,io}`, and

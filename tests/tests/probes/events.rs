@@ -1,4 +1,5 @@
 //! Workloads of signals, connections, disks and memory, with known answers.
+#![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(clippy::unwrap_used, reason = "only tests call these")]
 
 use std::{

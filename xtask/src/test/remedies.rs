@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use super::{Count, kernel_programs, told};
+use super::{Count, programs, told};
 use crate::{
     kernels::Series,
     sh,
@@ -128,8 +128,8 @@ pub(super) fn remedies() -> anyhow::Result<u8> {
             .with_context(|| format!("PARAMEDIC_CRASHES={text} is not a number"))?,
         Err(_) => CRASHES,
     };
-    let programs = kernel_programs(|name| name == "vm_remedies")?;
-    let [tests] = &programs[..] else {
+    let tests = programs(|name| name == "vm_remedies")?;
+    let [tests] = &tests[..] else {
         anyhow::bail!("tests/Cargo.toml does not list vm_remedies");
     };
     sh::run(sh::cargo().args([
