@@ -6,7 +6,7 @@ use std::process::Command;
 #[test]
 fn whoever_is_killed_the_system_is_as_before_or_healed() {
     let output = Command::new(env!("CARGO_BIN_EXE_remedy-crash"))
-        .args(["sweep", "--points", "24", "--jobs", "6"])
+        .args(["sweep", "--points", "24", "--jobs", "3"])
         .args(["--action", "throttle-cpu", "--action", "raise-oom-score"])
         .output()
         .expect("remedy-crash starts");

@@ -167,7 +167,7 @@ impl Call<'_> {
     }
 
     fn lease_s(&self, kind: ActionKind) -> u64 {
-        let own = catalogue::knob(kind).map_or(u64::MAX, |knob| knob.lease_s_max());
+        let own = catalogue::knob(kind).map_or(u64::MAX, catalogue::KnobAction::lease_s_max);
         self.remedies.config.lease_s.min(own)
     }
 

@@ -198,7 +198,7 @@ fn advising_says_what_would_be_written_and_writes_nothing() {
     let suggestion = suggest(ActionKind::ThrottleCpu, Some(0.5));
     let refusal = plan(&remedies(&config), &hog, suggestion, &[]).unwrap_err();
     assert_eq!(refusal.reason, "policy");
-    let would = "would write cpu.max = \"50000 100000\" (now \"max 100000\") in \"/hog\" for 300 s";
+    let would = "would write in \"/hog\" for 300 s: cpu.max: \"max 100000\" -> \"50000 100000\"";
     assert!(refusal.detail.contains(would), "{}", refusal.detail);
     assert_eq!(hog.read("cpu.max"), "max 100000");
 }

@@ -184,7 +184,7 @@ fn every_reversible_action_refuses_a_hostile_target_and_writes_nothing() {
             continue;
         }
         // Another writer, and names that are to be taken as they are.
-        let target = target("/matrix .. \n\"x\"", kind);
+        let target = target("/matrix .. \"x\"\t", kind);
         let intent = ask(&remedies, &target, kind, amount).unwrap();
         let change = &intent.changes[0];
         match change.of {

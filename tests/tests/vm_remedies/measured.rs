@@ -163,6 +163,9 @@ fn raise_oom_score_makes_the_culprit_the_kernels_first_choice() {
     for _ in 0..3 {
         hog.hog("/bin/sleep", &["1000"]);
     }
+    until("all three are inside", || {
+        hog.read("cgroup.procs").lines().count() == 3
+    });
     let remedies = remedies(&acting());
     let asked = suggest(ActionKind::RaiseOomScore, None);
     let intent = plan(&remedies, &hog, asked, &[]).unwrap();

@@ -12,7 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
@@ -28,7 +28,10 @@ use paramedic::{
     journal::JournalConfig,
     ledger::{Incident, Ledger},
     pipeline::{self, Effects, Keeper, Stages, SyscallWatch},
-    remedy::{Remedies, RemedyConfig, guardian::Warden},
+    remedy::{
+        Remedies, RemedyConfig,
+        guardian::{GuardianError, Warden},
+    },
     report::Metrics,
     sampling::{Sampler, SamplingConfig},
     verify::VerifyConfig,
@@ -141,7 +144,9 @@ impl Life {
             let ensured = tokio::task::spawn_blocking(move || {
                 remedies.warden().map_or(Ok(()), Warden::ensure)
             });
-            ensured.await??;
+            if let Err(error) = ensured.await? {
+                eprintln!("{error}");
+            }
         }
         stages.keeper.close().await;
         stages.ledger.journal().clone().close().await?;
@@ -159,7 +164,7 @@ impl Life {
         config.allow.push(ActionKind::FreezeCgroup);
         config.limits.target_cooldown_s = 0;
         config.limits.actions_per_hour = 1000;
-        let warden = Warden::start(&self.dir.join("leases"), GRACE)?;
+        let warden = self.warden()?;
         let (ledger, found) = Ledger::open(&journal(&self.dir), 16)?;
         ensure!(found.corruption.is_empty(), "{:?}", found.corruption);
         let verify = VerifyConfig {
@@ -193,6 +198,18 @@ impl Life {
             keeper: Keeper::default(),
             metrics: Arc::new(Metrics::new()),
         })
+    }
+
+    /// A guardian that starts slowly, because each of its calls is asked about on a machine with much else
+    /// to do, is waited for longer than the agent itself would.
+    fn warden(&self) -> anyhow::Result<Warden> {
+        let begun = Instant::now();
+        loop {
+            match Warden::start(&self.dir.join("leases"), GRACE) {
+                Err(GuardianError::NotRunning(_)) if begun.elapsed() < LIFE_MAX => {}
+                started => return Ok(started?),
+            }
+        }
     }
 
     async fn handle(&self, stages: &Arc<Stages>, episode: &Episode) -> anyhow::Result<()> {
