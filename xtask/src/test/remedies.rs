@@ -179,7 +179,9 @@ pub(super) fn remedies() -> anyhow::Result<u8> {
                     lines.push(line.to_owned());
                 })
             });
-            lines.iter().for_each(|line| of.add_line(line));
+            for line in &lines {
+                of.add_line(line);
+            }
             match ran {
                 Ok(status) => of.fine &= status == 0,
                 Err(error) => {
