@@ -1,6 +1,6 @@
 //! What must hold after a crash: as before or healed, never in between, and the record says which.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::Context;
 use paramedic::{
@@ -96,13 +96,9 @@ pub fn ended(incident: Option<&Incident>, before: &Values, now: &Values) -> Vec<
 }
 
 fn differences(when: &str, expected: &Values, found: &Values) -> Vec<String> {
-    let names: BTreeMap<&String, ()> = expected
-        .keys()
-        .chain(found.keys())
-        .map(|n| (n, ()))
-        .collect();
+    let names: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
     names
-        .into_keys()
+        .into_iter()
         .filter(|name| expected.get(*name) != found.get(*name))
         .map(|name| {
             let (is, was) = (found.get(name), expected.get(name));

@@ -44,7 +44,7 @@ use crate::{seccomp, target};
 /// How long a dead agent's restart is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 /// What a life may take at most; the sweep waits longer.
-const LIFE_MAX: Duration = Duration::from_secs(60);
+const LIFE_MAX: Duration = Duration::from_mins(1);
 /// Between two looks at whether everything is done.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -98,14 +98,14 @@ impl Sweep {
         bare: &[(ActionKind, bool)],
         run: &(impl Fn(Case) -> anyhow::Result<Report> + Sync),
     ) -> anyhow::Result<Vec<Case>> {
-        let base = |(kind, heals)| Case {
+        let unharmed = |(kind, heals)| Case {
             kind,
             heals,
             plan: Plan::Calm,
             at: 0,
             first: 0,
         };
-        let calm: Vec<Case> = bare.iter().copied().map(base).collect();
+        let calm: Vec<Case> = bare.iter().copied().map(unharmed).collect();
         let reports = parallel(self.jobs, &calm, run)?;
         let mut cases = Vec::new();
         let mut stepped = Vec::new();
