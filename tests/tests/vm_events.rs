@@ -182,8 +182,8 @@ fn block_io_is_charged_to_the_cgroup_that_asks_for_it() {
     let probes = start();
     let (busy, other) = (Cgroup::new("busy"), Cgroup::new("bystander"));
     let file = events::OnDisk::new(8 << 20);
-    let (path, blocks) = (file.path.clone(), 128);
-    Job::start(&busy, || events::direct_io(&path, blocks, 64 << 10)).finish();
+    let (path, blocks) = (file.path.clone(), 512);
+    Job::start(&busy, || events::direct_io(&path, blocks, 16 << 10)).finish();
     Job::start(&other, || workload::sleep_ms(10, 1)).finish();
     let counts = probes.counts();
     let at = |cgroup: &Cgroup| {

@@ -33,10 +33,8 @@ pub fn handle(signal: i32) {
 /// Leaves a signal to the kernel's default.
 pub fn handle_no_more(signal: i32) {
     // SAFETY: no handler.
-    assert_ne!(
-        unsafe { libc::signal(signal, libc::SIG_DFL) },
-        libc::SIG_ERR
-    );
+    let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    assert_ne!(before, libc::SIG_ERR);
 }
 
 /// Sends a signal.
@@ -236,11 +234,11 @@ impl Drop for OnDisk {
 }
 
 #[repr(align(4096))]
-struct Aligned([u8; 64 << 10]);
+struct Aligned([u8; 16 << 10]);
 
 /// Overwrites and reads so many blocks past the page cache, one at a time.
 pub fn direct_io(path: &Path, blocks: u64, block: usize) {
-    let mut buffer = Box::new(Aligned([7; 64 << 10]));
+    let mut buffer = Box::new(Aligned([7; 16 << 10]));
     let file = fs::OpenOptions::new()
         .read(true)
         .write(true)

@@ -17,7 +17,7 @@ struct Clock {
 pub(super) fn read(sheet: &mut Sheet) {
     let mut levels = None;
     sheet.take("clock", ask().and_then(judge), |found| {
-        levels = Some(*found)
+        levels = Some(*found);
     });
     if let Some((unsynchronized, max_error_s)) = levels {
         sheet.level("time.unsynchronized", Some(unsynchronized));

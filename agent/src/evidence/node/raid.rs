@@ -5,7 +5,7 @@ use super::Sheet;
 /// All arrays together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Arrays {
-    arrays: u32,
+    all: u32,
     /// Members that are wanted and not there.
     missing: u32,
     /// Arrays that are assembled and do not run.
@@ -16,7 +16,7 @@ pub(super) fn read(sheet: &mut Sheet) {
     if let Some(text) = sheet.text("raid", "/proc/mdstat") {
         let found = parse(&text);
         for (name, count) in [
-            ("raid.arrays", found.arrays),
+            ("raid.arrays", found.all),
             ("raid.disks_missing", found.missing),
             ("raid.inactive", found.inactive),
         ] {
@@ -28,22 +28,22 @@ pub(super) fn read(sheet: &mut Sheet) {
 /// `md0 : active raid1 sdb1[1] sda1[0]`, and below it `1046528 blocks … [2/1] [U_]`: of so many wanted
 /// so many are there.
 fn parse(text: &str) -> Arrays {
-    let mut all = Arrays::default();
+    let mut found = Arrays::default();
     for line in text.lines() {
         if line.starts_with("md") && line.contains(" : ") {
-            all.arrays += 1;
-            all.inactive += u32::from(line.contains(" : inactive"));
+            found.all += 1;
+            found.inactive += u32::from(line.contains(" : inactive"));
         } else if line.contains(" blocks ") {
             let counted = line
                 .split_whitespace()
                 .filter_map(|word| word.strip_prefix('[')?.strip_suffix(']')?.split_once('/'))
                 .find_map(|(want, have)| Some((want.parse::<u32>().ok()?, have.parse().ok()?)));
             if let Some((want, have)) = counted {
-                all.missing += want.saturating_sub(have);
+                found.missing += want.saturating_sub(have);
             }
         }
     }
-    all
+    found
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ md127 : inactive sdf1[0](S)
 unused devices: <none>
 ";
         let expected = Arrays {
-            arrays: 3,
+            all: 3,
             missing: 1,
             inactive: 1,
         };

@@ -186,12 +186,10 @@ impl Layout {
         );
         also("SIGACTION_SIZE", btf.size("k_sigaction"));
         also("ROOT_HIERARCHY", btf.offset("cgroup_root", "hierarchy_id"));
-        let number = CALL_NUMBER.iter();
+        let mut number = CALL_NUMBER.iter();
         also(
             "PT_REGS_NR",
-            number
-                .filter_map(|field| btf.offset("pt_regs", field))
-                .next(),
+            number.find_map(|field| btf.offset("pt_regs", field)),
         );
         let passes = |tracepoint: &str| btf.tracepoint(tracepoint).map_or(0, |all| all.len());
         also(
