@@ -78,6 +78,10 @@ pub fn block_complete(ctx: RawTracePointContext) -> i32 {
     let key = issued.key;
     let counters = BLOCK.get_ptr_mut(key).or_else(|| {
         // Another CPU may have been first: then its entry is taken.
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "by value it would be copied onto the stack, of which there are 512 bytes"
+        )]
         let _first = BLOCK.insert(key, &NOTHING, u64::from(BPF_NOEXIST));
         BLOCK.get_ptr_mut(key)
     });

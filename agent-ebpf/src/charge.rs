@@ -102,6 +102,10 @@ pub fn charged(probe: u32, cgroup: u64, count: impl FnOnce(*mut ProcessCounters)
     note(probe, |stats| unsafe { &raw mut (*stats).events });
     let counters = PROCESSES.get_ptr_mut(cgroup).or_else(|| {
         // Another CPU may have been first: then its entry is taken.
+        #[expect(
+            clippy::needless_borrows_for_generic_args,
+            reason = "by value it would be copied onto the stack, of which there are 512 bytes"
+        )]
         let _first = PROCESSES.insert(cgroup, &NOTHING, u64::from(BPF_NOEXIST));
         PROCESSES.get_ptr_mut(cgroup)
     });

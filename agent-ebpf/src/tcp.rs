@@ -36,29 +36,32 @@ pub fn tcp_state(ctx: RawTracePointContext) -> i32 {
     if field::<u16>(socket, layout::SOCK_PROTOCOL.load()) != Some(IPPROTO_TCP) {
         return 0;
     }
-    // SAFETY: here and below, closures pick a field of the map value.
     match (old, new) {
+        // SAFETY: picks a field of the map value.
         (_, SYN_SENT) => charge(probe::TCP, cgroup(socket), |counters| unsafe {
             &raw mut (*counters).tcp_connects
         }),
-        (SYN_SENT, ESTABLISHED) => {
-            on_edge(key(socket, false), |edge| unsafe {
-                &raw mut (*edge).opened
-            });
-        }
+        // SAFETY: as above.
+        (SYN_SENT, ESTABLISHED) => on_edge(key(socket, false), |edge| unsafe {
+            &raw mut (*edge).opened
+        }),
         (SYN_SENT, CLOSE) => {
             let key = key(socket, false);
+            // SAFETY: as above.
             charge(probe::TCP, key.cgroup, |counters| unsafe {
                 &raw mut (*counters).tcp_failures
             });
+            // SAFETY: as above.
             on_edge(key, |edge| unsafe { &raw mut (*edge).failed });
             told(key, tcp_event::FAILED);
         }
         (SYN_RECV, ESTABLISHED) => {
             let key = key(socket, true);
+            // SAFETY: as above.
             charge(probe::TCP, key.cgroup, |counters| unsafe {
                 &raw mut (*counters).tcp_accepts
             });
+            // SAFETY: as above.
             on_edge(key, |edge| unsafe { &raw mut (*edge).opened });
         }
         _ => {}
