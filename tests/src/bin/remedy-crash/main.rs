@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => sweep.run(),
         Command::Life(life) => life.run().map(|()| true),
         Command::Guardian { dir, grace_s } => {
-            paramedic::remedy::guardian::guard(&dir, Duration::from_secs(grace_s))
+            paramedic::remedy::guardian::guard(&dir, Duration::from_secs(grace_s), false)
                 .map(|()| true)
                 .map_err(anyhow::Error::from)
         }
