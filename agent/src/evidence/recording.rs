@@ -1,7 +1,7 @@
 //! A recording: the evidence of every second of a while, in one file.
 //!
 //! Each record is what a diagnosis at that moment would have been given, so that rules see a recording
-//! as they see the host. The file is gzip of lines of JSON: a [`Header`], a [`Record`] a second, an
+//! as they see the host. The file is gzip of lines of JSON: a [`Header`], evidence a second, an
 //! end that counts them. Fields may be added, never renamed; a reader ignores those that it does not
 //! know, and refuses a version of the format above its own. Everything is bounded: seconds, bytes a
 //! line, bytes unpacked.
