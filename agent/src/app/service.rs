@@ -56,7 +56,7 @@ pub(super) fn settle_in_own_cgroup() {
     }
     match move_below(&dir) {
         Ok(()) => {
-            info!(cgroup = %dir.join(OWN_CGROUP).display(), "moved below the delegated cgroup")
+            info!(cgroup = %dir.join(OWN_CGROUP).display(), "moved below the delegated cgroup");
         }
         Err(error) => warn!(
             %error,
