@@ -24,6 +24,8 @@ pub mod summary;
 pub mod trial;
 pub mod unix;
 
+use std::fmt::Write as _;
+
 use clap::{Parser, Subcommand};
 
 use record::Trial;
@@ -82,6 +84,7 @@ pub fn told(trial: &Trial) -> String {
         seconds(trial.mttr_s),
         if trial.healed { "healed" } else { "not healed" },
     );
+    // Writing to a String cannot fail.
     if let Some(agent) = &trial.agent {
         let top = agent.hypothesis.as_deref().unwrap_or("no diagnosis");
         let actions: Vec<String> = agent
@@ -89,20 +92,17 @@ pub fn told(trial: &Trial) -> String {
             .iter()
             .map(|(kind, path)| format!("{kind} {path}"))
             .collect();
-        told.push_str(&format!(
-            "  {top} [{}] {:?}",
-            actions.join(", "),
-            agent.verdicts
-        ));
+        let actions = actions.join(", ");
+        write!(told, "  {top} [{actions}] {:?}", agent.verdicts).unwrap_or_default();
         if actions.is_empty() {
-            told.push_str(&format!(" {:?}", agent.refusals));
+            write!(told, " {:?}", agent.refusals).unwrap_or_default();
         }
     }
     if trial.killed > 0 {
-        told.push_str(&format!("  killed {}", trial.killed));
+        write!(told, "  killed {}", trial.killed).unwrap_or_default();
     }
     if !trial.harm.is_empty() {
-        told.push_str(&format!("  HARM {:?}", trial.harm));
+        write!(told, "  HARM {:?}", trial.harm).unwrap_or_default();
     }
     told
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 #[test]
 fn whoever_is_killed_the_system_is_as_before_or_healed() {
     let output = Command::new(env!("CARGO_BIN_EXE_remedy-crash"))
-        .args(["sweep", "--points", "24", "--jobs", "3"])
+        .args(["sweep", "--points", "12", "--jobs", "3"])
         .args(["--action", "throttle-cpu", "--action", "raise-oom-score"])
         .output()
         .expect("remedy-crash starts");
@@ -22,7 +22,7 @@ fn whoever_is_killed_the_system_is_as_before_or_healed() {
         .find_map(|line| line.strip_prefix("crash points: ")?.split(',').next())
         .and_then(|number| number.parse::<usize>().ok());
     assert!(
-        survived.is_some_and(|survived| survived >= 16),
+        survived.is_some_and(|survived| survived >= 8),
         "{survived:?}"
     );
 }

@@ -15,7 +15,6 @@ pub fn account(incidents: &[Value]) -> Account {
     };
     for entry in incidents.iter().flat_map(entries) {
         match entry["entry"].as_str() {
-            Some("applied") => {}
             Some("intended") => {
                 let action = &entry["intent"]["action"];
                 account

@@ -158,13 +158,12 @@ impl Shared {
             .checked_sub(due.elapsed())
             .filter(|left| !left.is_zero())
             .context("too late to be sent")?;
-        let connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let stream = TcpStream::connect_timeout(&self.address, left)?;
-                stream.set_nodelay(true)?;
-                kept.insert(BufReader::new(stream))
-            }
+        let connection = if let Some(connection) = kept {
+            connection
+        } else {
+            let stream = TcpStream::connect_timeout(&self.address, left)?;
+            stream.set_nodelay(true)?;
+            kept.insert(BufReader::new(stream))
         };
         connection.get_ref().set_read_timeout(Some(left))?;
         connection.get_ref().set_write_timeout(Some(left))?;

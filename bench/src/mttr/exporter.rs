@@ -203,3 +203,48 @@ fn labels(scenario: &str, inject_type: &str, strategy: &str) -> Labels {
         recovery_strategy: strategy.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mttr::{record::Run, report::tests::recorded};
+
+    #[test]
+    fn the_dashboard_asks_for_what_is_exported_and_for_nothing_else() {
+        let exporter = Exporter::new();
+        let run: Run = recorded();
+        for trial in &run.trials {
+            let mut trial = trial.clone();
+            trial.mttr_s = Some(5.0);
+            exporter.ended(&trial, "cpu");
+        }
+        let now = Now {
+            latency_ms: 5.0,
+            met: true,
+            since_ms: Some(100.0),
+        };
+        exporter.sample("cpu-hog", "cpu", "none", now);
+        let text = exporter.text();
+        for labels in ["scenario=", "inject_type=", "recovery_strategy=", "status="] {
+            assert!(text.contains(labels), "{labels}");
+        }
+        let dashboard = include_str!("../../../docs/grafana/mttr.json");
+        let words = |text: &str| -> Vec<String> {
+            text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                .filter(|word| {
+                    ["mttr_", "recovery_", "workload_"]
+                        .iter()
+                        .any(|p| word.starts_with(p))
+                })
+                .map(str::to_owned)
+                .collect()
+        };
+        let exported = words(&text);
+        let labels = ["recovery_strategy", "inject_type"];
+        for asked in words(dashboard) {
+            let known = exported.contains(&asked) || labels.contains(&asked.as_str());
+            assert!(known, "{asked} is asked for and not exported");
+        }
+        assert!(dashboard.contains("mttr_p95") && dashboard.contains("recovery_attempts_total"));
+    }
+}

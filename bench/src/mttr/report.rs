@@ -168,3 +168,6 @@ fn targets(summary: &Summary) -> Vec<(&'static str, String, &'static str, Option
         ),
     ]
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     record::{About, Environment, Phase, Run, Trial},
     scenario::Strategy,
-    stats,
+    slo, stats,
 };
 
 /// Seed of the intervals: the same records give the same report.
@@ -32,6 +32,10 @@ pub struct Headline {
     /// Of the agent's trials (alert and local) in which the promise was broken and could be kept again
     /// by a remedy that it has: the share that healed. Wanted: 0.95.
     pub healed_share: Option<f64>,
+    /// Trials of the agent with a result; where there are none, 0 of anything means nothing.
+    pub agent_trials: usize,
+    /// Of these, false alarms.
+    pub false_alarm_trials: usize,
     /// Trials of the agent with damage to others, or worse by its own verdict. Wanted: 0.
     pub made_worse: usize,
     /// The same of the script.
@@ -89,7 +93,10 @@ pub struct Row {
     pub killed: usize,
     /// Trials in which the expected hypothesis was on top with the expected culprit.
     pub named: usize,
-    /// Times to recovery, s; of what did not heal, until the fault was ended and the service well.
+    /// Trials in which the service was not seen to recover at all: their times are lower bounds.
+    pub unrecovered: usize,
+    /// Times to recovery, s; of what did not heal, until the fault was ended and the service well; of
+    /// what did not come back even then, to the end of the observation.
     pub times_s: Vec<f64>,
     /// Median.
     pub p50_s: Option<f64>,
@@ -146,7 +153,9 @@ fn of(about: &About, trials: &[&Trial]) -> Of {
     let floor_s = some(&delivered);
     let p50 = |wanted: Strategy| {
         let row = rows.iter().find(|row| row.strategy == wanted)?;
-        row.p50_s.filter(|_| about.fault && about.heals)
+        // A lower bound in it would make a ratio look better than it is.
+        row.p50_s
+            .filter(|_| about.fault && about.heals && row.unrecovered == 0)
     };
     let over = |of: Option<f64>, base: Option<f64>| Some(of? / base.filter(|base| *base > 0.0)?);
     let alert = p50(Strategy::ParamedicAlert);
@@ -164,6 +173,23 @@ fn some(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| stats::median(values))
 }
 
+/// Broken, and not seen to recover.
+fn lost(trial: &Trial) -> bool {
+    trial.course.broken_s.is_some() && trial.mttr_s.is_none()
+}
+
+/// The time to recovery, or what is known of it at least. Leaving the worst trials out would flatter
+/// whoever has them.
+fn time(trial: &Trial) -> Option<f64> {
+    let watched = || {
+        trial
+            .windows
+            .last()
+            .map(|window| window.at_s + slo::WINDOW_S)
+    };
+    trial.mttr_s.or_else(|| watched().filter(|_| lost(trial)))
+}
+
 fn row(about: &About, strategy: Strategy, trials: &[&Trial]) -> Row {
     let sound: Vec<&Trial> = trials
         .iter()
@@ -171,7 +197,7 @@ fn row(about: &About, strategy: Strategy, trials: &[&Trial]) -> Row {
         .copied()
         .collect();
     let count = |wanted: fn(&Trial) -> bool| sound.iter().filter(|trial| wanted(trial)).count();
-    let times_s: Vec<f64> = sound.iter().filter_map(|trial| trial.mttr_s).collect();
+    let times_s: Vec<f64> = sound.iter().filter_map(|trial| time(trial)).collect();
     let named = |trial: &&&Trial| {
         let Some(agent) = &trial.agent else {
             return false;
@@ -190,6 +216,7 @@ fn row(about: &About, strategy: Strategy, trials: &[&Trial]) -> Row {
         acted: count(Trial::acted),
         killed: sound.iter().map(|trial| trial.killed).sum(),
         named: sound.iter().filter(named).count(),
+        unrecovered: count(lost),
         p50_s: some(&times_s),
         p95_s: (!times_s.is_empty()).then(|| stats::quantile(&times_s, 0.95)),
         interval_s: stats::interval(&times_s, SEED, stats::median),
@@ -276,6 +303,8 @@ fn headline(scenarios: &[Of], trials: &[&Trial]) -> Headline {
         |of: fn(&Of) -> Option<f64>| some(&scenarios.iter().filter_map(of).collect::<Vec<_>>());
     Headline {
         healed_share: (broken > 0).then(|| healed as f64 / broken as f64),
+        agent_trials: all(Strategy::is_agent, |row| row.trials, false),
+        false_alarm_trials: all(Strategy::is_agent, |row| row.trials, true),
         made_worse: all(Strategy::is_agent, |row| row.harmed, false),
         made_worse_script: all(|s| s == Strategy::Script, |row| row.harmed, false),
         false_alarms_acted: all(Strategy::is_agent, |row| row.acted, true),

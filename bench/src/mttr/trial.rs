@@ -415,6 +415,7 @@ impl Running<'_> {
                 harm.push(format!("the script killed {line}"));
             }
         }
+        harm.dedup();
         Ok(text.lines().count())
     }
 }
@@ -465,6 +466,6 @@ fn empty() -> Trial {
 
 /// 16 bytes of the clock's, as hexadecimal digits.
 fn trace_id() -> String {
-    let mut rng = Rng(Timestamp::now().as_nanosecond().unsigned_abs() as u64);
+    let mut rng = Rng(Timestamp::now().as_microsecond().unsigned_abs());
     format!("{:016x}{:016x}", rng.next(), rng.next())
 }

@@ -42,12 +42,12 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
         "\nSeconds from the fault until the service kept its promise again, by its own clients; where \
-         nothing helped, until the fault was ended from outside.\n"
+         nothing helped, until the fault was ended from outside; where it never came back, a lower bound.\n"
     )?;
     writeln!(
         out,
-        "| scenario | strategy | alert | MTTR p50 | p95 | interval | over floor | healed | acted | harm |\n\
-         |---|---|---|---|---|---|---|---|---|---|"
+        "| scenario | strategy | alert | MTTR p50 | p95 | interval | over floor | healed | never back | acted | harm |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for of in &summary.scenarios {
         for row in &of.rows {
@@ -55,10 +55,12 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
                 || "–".to_owned(),
                 |(low, high)| format!("{low:.1}–{high:.1}"),
             );
+            // Of a lower bound.
+            let bound = if row.unrecovered > 0 { "≥ " } else { "" };
             let over = of.floor_s.and_then(|floor| Some(row.p50_s? / floor));
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {interval} | {} | {}/{} | {}/{} | {} |",
+                "| {} | {} | {} | {bound}{} | {bound}{} | {interval} | {bound}{} | {}/{} | {} | {}/{} | {} |",
                 of.about.name,
                 row.strategy,
                 seconds(of.floor_s),
@@ -67,6 +69,7 @@ fn write(summary: &Summary, out: &mut String) -> std::fmt::Result {
                 ratio(over),
                 row.healed,
                 row.broken,
+                row.unrecovered,
                 row.acted,
                 row.trials,
                 row.harmed,

@@ -63,7 +63,8 @@ pub fn bars(of: &Of) -> String {
                 );
             }
             let furthest = row.times_s.iter().copied().fold(p50, f64::max);
-            let label = format!("{p50:.1} s · {}/{} healed", row.healed, row.broken);
+            let bound = if row.unrecovered > 0 { "≥ " } else { "" };
+            let label = format!("{bound}{p50:.1} s · {}/{} healed", row.healed, row.broken);
             text(&mut out, x(furthest) + 8.0, middle + 4.0, "start", &label);
         } else {
             text(
@@ -95,7 +96,7 @@ pub fn bars(of: &Of) -> String {
 
 /// One bar a row, cut into its spans.
 pub fn waterfall(rows: &[(&str, &[Phase])]) -> String {
-    let ends = rows.iter().flat_map(|(_, phases)| phases.last());
+    let ends = rows.iter().filter_map(|(_, phases)| phases.last());
     let most = ends.map(|phase| phase.until_s).fold(1.0, f64::max);
     let x = scale(most);
     let mut out = open(ROW * rows.len() as f64 + 4.0);
