@@ -76,6 +76,7 @@ pub fn told(trial: &Trial) -> String {
     if let Some(why) = &trial.void {
         return format!("{name} void: {why}");
     }
+    // Writing to a String does not fail.
     let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.2} s"));
     let mut told = format!(
         "{name} alert {:>8}  broken {:>8}  recovered {:>8}  {}",
@@ -92,8 +93,13 @@ pub fn told(trial: &Trial) -> String {
             .iter()
             .map(|(kind, path)| format!("{kind} {path}"))
             .collect();
-        let actions = actions.join(", ");
-        write!(told, "  {top} [{actions}] {:?}", agent.verdicts).unwrap_or_default();
+        write!(
+            told,
+            "  {top} [{}] {:?}",
+            actions.join(", "),
+            agent.verdicts
+        )
+        .unwrap_or_default();
         if actions.is_empty() {
             write!(told, " {:?}", agent.refusals).unwrap_or_default();
         }

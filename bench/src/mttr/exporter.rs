@@ -239,10 +239,10 @@ mod tests {
                 .map(str::to_owned)
                 .collect()
         };
-        let exported = words(&text);
+        let there = words(&text);
         let labels = ["recovery_strategy", "inject_type"];
         for asked in words(dashboard) {
-            let known = exported.contains(&asked) || labels.contains(&asked.as_str());
+            let known = there.contains(&asked) || labels.contains(&asked.as_str());
             assert!(known, "{asked} is asked for and not exported");
         }
         assert!(dashboard.contains("mttr_p95") && dashboard.contains("recovery_attempts_total"));

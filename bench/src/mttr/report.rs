@@ -84,6 +84,8 @@ fn last_line(summary: &Summary, regressions: &[String]) -> Value {
         "healed_share": headline.healed_share,
         "made_worse": headline.made_worse,
         "false_alarms_acted": headline.false_alarms_acted,
+        "false_alarm_trials": headline.false_alarm_trials,
+        "agent_trials": headline.agent_trials,
         "alert_over_floor": headline.alert_over_floor,
         "local_over_floor": headline.local_over_floor,
         "over_script": headline.over_script,
@@ -138,15 +140,18 @@ fn targets(summary: &Summary) -> Vec<(&'static str, String, &'static str, Option
         ),
         (
             "made worse",
-            headline.made_worse.to_string(),
+            format!("{} of {}", headline.made_worse, headline.agent_trials),
             "0",
-            Some(headline.made_worse == 0),
+            (headline.agent_trials > 0).then_some(headline.made_worse == 0),
         ),
         (
             "false alarms acted upon",
-            headline.false_alarms_acted.to_string(),
+            format!(
+                "{} of {}",
+                headline.false_alarms_acted, headline.false_alarm_trials
+            ),
             "0",
-            Some(headline.false_alarms_acted == 0),
+            (headline.false_alarm_trials > 0).then_some(headline.false_alarms_acted == 0),
         ),
         (
             "alert path over the floor",

@@ -170,9 +170,9 @@ pub struct Slo {
 impl Default for Slo {
     fn default() -> Self {
         Self {
-            quantile: 0.9,
-            latency_ms: 250.0,
-            errors: 0.05,
+            quantile: 0.5,
+            latency_ms: 1000.0,
+            errors: 0.2,
         }
     }
 }

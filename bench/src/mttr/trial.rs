@@ -464,7 +464,7 @@ fn empty() -> Trial {
     }
 }
 
-/// 16 bytes of the clock's, as hexadecimal digits.
+/// 16 bytes that differ from trial to trial, as hexadecimal digits.
 fn trace_id() -> String {
     let mut rng = Rng(Timestamp::now().as_microsecond().unsigned_abs());
     format!("{:016x}{:016x}", rng.next(), rng.next())

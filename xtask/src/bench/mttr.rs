@@ -28,7 +28,7 @@ const ROUND_WITHIN: Duration = Duration::from_mins(150);
 /// What to measure.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask bench mttr", max_term_width = 100)]
-#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Options {
     /// The scenarios that are marked as quick, three rounds
     #[arg(long)]
