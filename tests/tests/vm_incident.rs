@@ -142,7 +142,8 @@ fn a_cpu_hog_is_throttled_verified_and_released_when_the_lease_ends() {
 #[test]
 fn killed_before_the_verdict_it_undoes_its_effect_and_does_not_act_again() {
     // Half a minute of looks: time enough to be killed between the effect and its verdict.
-    let slow = "remedy: {level: act, limits: {target_cooldown_s: 0}}\n\
+    // The guardian waits longer than an agent may take to start on an emulated CPU.
+    let slow = "remedy: {level: act, orphan_grace_s: 60, limits: {target_cooldown_s: 0}}\n\
                 verify: {poll_ms: 1000, healed_polls: 25}\n";
     let (mut agent, fault, body) = alerted("crash", slow);
     let before = the_only_incident(&agent, "applied action", |i| has(i, "applied"));
