@@ -14,6 +14,7 @@ mod config;
 mod coverage;
 mod filesystems;
 mod happenings;
+mod highest;
 mod host;
 pub mod kernel;
 mod mounts;

@@ -37,7 +37,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 pub use catalogue::collect::Command;
-pub use cgroup::{Cgroup, CgroupError, Hierarchy};
+pub use cgroup::{Cgroup, CgroupError, Hierarchy, delegated};
 pub use config::{LimitsConfig, RemedyConfig, SandboxConfig};
 pub use effect::{ApplyError, UndoReport};
 pub use protect::Protected;

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod exporter;
 pub mod fault;
 pub mod inside;
+pub mod loopback;
 pub mod record;
 pub mod relay;
 pub mod report;

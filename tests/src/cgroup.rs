@@ -195,3 +195,31 @@ fn write(file: &Path, value: &str) -> anyhow::Result<()> {
         .and_then(|mut open| open.write_all(value.as_bytes()))
         .with_context(|| format!("cannot write {value:?} to {}", file.display()))
 }
+
+/// Moves this process into the cgroup of this directory.
+pub fn move_to(dir: &Path) -> anyhow::Result<()> {
+    let file = dir.join("cgroup.procs");
+    fs::write(&file, "0").with_context(|| format!("cannot move to {}", dir.display()))
+}
+
+/// Kills everything in a cgroup and its children, and removes them.
+pub fn empty(dir: &Path, within: Duration) -> anyhow::Result<()> {
+    fs::write(dir.join("cgroup.kill"), "1")
+        .with_context(|| format!("cannot empty {}", dir.display()))?;
+    let begun = Instant::now();
+    loop {
+        for child in fs::read_dir(dir)?.flatten().map(|entry| entry.path()) {
+            if child.is_dir() {
+                // Not empty yet: again below.
+                fs::remove_dir(&child).unwrap_or_default();
+            }
+        }
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() > within => {
+                return Err(error).with_context(|| format!("cannot remove {}", dir.display()));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

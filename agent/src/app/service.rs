@@ -2,16 +2,16 @@
 //!
 //! Protocol: `sd_notify(3)`, `sd_watchdog_enabled(3)`. Without `NOTIFY_SOCKET` nothing is said.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::fd::AsFd, path::Path, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::remedy::{Hierarchy, delegated};
+
 /// Name of the cgroup below a delegated one in which the agent itself lives.
 const OWN_CGROUP: &str = "agent";
-/// Marks that systemd sets on what it delegates ("Control Group APIs and Delegation").
-const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// Ready to take alerts, with one line for `systemctl status`.
 pub(super) fn ready(status: &str) {
@@ -50,8 +50,11 @@ pub(super) fn settle_in_own_cgroup() {
     let Some(own) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
         return;
     };
-    let dir = Path::new("/sys/fs/cgroup").join(own);
-    if own.is_empty() || !delegated(&dir) {
+    let Ok(hierarchy) = Hierarchy::find() else {
+        return;
+    };
+    let dir = hierarchy.mount().join(own);
+    if own.is_empty() || !is_delegated(&dir) {
         return;
     }
     match move_below(&dir) {
@@ -66,11 +69,8 @@ pub(super) fn settle_in_own_cgroup() {
     }
 }
 
-fn delegated(dir: &Path) -> bool {
-    DELEGATED.iter().any(|mark| {
-        let mut value = [0; 8];
-        rustix::fs::getxattr(dir, *mark, &mut value).is_ok_and(|len| value.get(..len) == Some(b"1"))
-    })
+fn is_delegated(dir: &Path) -> bool {
+    fs::File::open(dir).is_ok_and(|dir| delegated(dir.as_fd()))
 }
 
 fn move_below(dir: &Path) -> std::io::Result<()> {
@@ -84,12 +84,12 @@ fn move_below(dir: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{delegated, move_below};
+    use super::{is_delegated, move_below};
 
     #[test]
     fn an_ordinary_folder_is_not_delegated() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!delegated(dir.path()));
+        assert!(!is_delegated(dir.path()));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::highest::raise;
+
 /// The fullest filesystem by space and by inodes, 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Fullest {
@@ -28,13 +30,6 @@ pub(super) fn fullest(mount_points: &[PathBuf]) -> Fullest {
 
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-fn raise(highest: &mut Option<f64>, value: Option<f64>) {
-    *highest = match (*highest, value) {
-        (Some(highest), Some(value)) => Some(highest.max(value)),
-        (highest, value) => highest.or(value),
-    };
 }
 
 #[cfg(test)]

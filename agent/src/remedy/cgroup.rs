@@ -118,6 +118,18 @@ pub enum CgroupError {
     },
 }
 
+/// Marks that systemd sets on what it delegates (its "Control Group APIs and Delegation").
+const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
+
+/// Whether a cgroup's directory is delegated to whoever runs in it.
+pub fn delegated(dir: BorrowedFd<'_>) -> bool {
+    DELEGATED.iter().any(|mark| {
+        let mut value = [0; 8];
+        rustix::fs::fgetxattr(dir, *mark, &mut value)
+            .is_ok_and(|len| value.get(..len) == Some(b"1"))
+    })
+}
+
 fn parts(path: &str) -> Result<Vec<&str>, CgroupError> {
     let bad = || CgroupError::BadPath {
         path: path.to_owned(),

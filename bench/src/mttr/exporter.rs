@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
-use anyhow::Context;
 use axum::{Router, extract::State, http::header::CONTENT_TYPE, routing::get};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -13,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{record::Trial, stats};
+use super::{loopback, record::Trial, stats};
 
 /// Bounds of the recovery times: from the fastest trigger to the longest fault.
 const SECONDS: [f64; 12] = [
@@ -168,18 +167,10 @@ impl Exporter {
 
     /// Serves `/metrics` on loopback as long as the runtime lives.
     pub fn serve(self: &Arc<Self>) -> anyhow::Result<(SocketAddr, tokio::runtime::Runtime)> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("cannot start a runtime")?;
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
-        let address = listener.local_addr()?;
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .with_state(self.clone());
-        runtime.spawn(async move { axum::serve(listener, routes).await });
-        Ok((address, runtime))
+        loopback::serve(routes)
     }
 }
 

@@ -10,13 +10,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Context;
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
 use jiff::Timestamp;
 use paramedic_tests::{Cgroup, http};
 use serde_json::Value;
 
-use super::unix;
+use super::{loopback, unix};
 
 /// A delivered alert.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,13 +62,6 @@ pub struct Relay {
 impl Relay {
     /// Starts it with nobody behind it.
     pub fn start() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("cannot start a runtime")?;
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
-        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             deliveries: Mutex::new(Vec::new()),
             behind: Mutex::new(Behind::Nobody),
@@ -77,7 +69,7 @@ impl Relay {
         let routes = Router::new()
             .route("/webhook", post(take))
             .with_state(shared.clone());
-        runtime.spawn(async move { axum::serve(listener, routes).await });
+        let (address, runtime) = loopback::serve(routes)?;
         Ok(Self {
             shared,
             address,

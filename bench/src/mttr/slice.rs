@@ -3,12 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
-use paramedic_tests::{Cgroup, cgroup::ROOT};
+use paramedic_tests::{
+    Cgroup,
+    cgroup::{ROOT, empty, move_to},
+};
 
 /// Everything of a run lies below this cgroup.
 const SLICE: &str = "mttr.slice";
@@ -80,28 +82,6 @@ impl Slice {
             return Ok(());
         }
         move_to(&self.home)?;
-        fs::write(slice.join("cgroup.kill"), "1").context("cannot empty the run's cgroups")?;
-        let begun = Instant::now();
-        loop {
-            for child in fs::read_dir(&slice)?.flatten().map(|entry| entry.path()) {
-                if child.is_dir() {
-                    // Not empty yet: again below.
-                    fs::remove_dir(&child).unwrap_or_default();
-                }
-            }
-            match fs::remove_dir(&slice) {
-                Ok(()) => return Ok(()),
-                Err(error) if begun.elapsed() > EMPTY_WITHIN => {
-                    return Err(error)
-                        .with_context(|| format!("cannot remove {}", slice.display()));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        empty(&slice, EMPTY_WITHIN)
     }
-}
-
-fn move_to(dir: &Path) -> anyhow::Result<()> {
-    let file = dir.join("cgroup.procs");
-    fs::write(&file, "0").with_context(|| format!("cannot move to {}", dir.display()))
 }

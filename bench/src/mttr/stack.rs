@@ -13,20 +13,6 @@ pub const INSTANCE: &str = "node-1";
 /// fault of this one starves them not.
 const MONITORING_WEIGHT: &str = "10000";
 
-/// What the alerts and the rules read. All of the exporter's collectors, every second, are a good
-/// part of an emulated CPU.
-const COLLECTORS: [&str; 9] = [
-    "--collector.disable-defaults",
-    "--collector.cpu",
-    "--collector.meminfo",
-    "--collector.stat",
-    "--collector.loadavg",
-    "--collector.vmstat",
-    "--collector.pressure",
-    "--collector.diskstats",
-    "--collector.filesystem",
-];
-
 /// The monitoring, all up.
 pub struct Stack {
     /// Prometheus, with every alert loaded.
@@ -45,7 +31,7 @@ impl Stack {
         measured: SocketAddr,
     ) -> anyhow::Result<Self> {
         slice.within("monitoring", MONITORING_WEIGHT, || {
-            let exporter = NodeExporter::start_with(&COLLECTORS)?;
+            let exporter = NodeExporter::start_small()?;
             let alertmanager = Alertmanager::start(&relay.url())?;
             let mut prometheus = Prometheus::builder()
                 .scrape(Scrape::new("node", exporter.address()).instance(INSTANCE))

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use paramedic_tests::{
-    Agent, Alertmanager, Cgroup, NodeExporter, Prometheus, Scrape, cgroup::ROOT,
+    Agent, Alertmanager, Cgroup, NodeExporter, Prometheus, Scrape,
+    cgroup::{ROOT, empty, move_to},
 };
 use serde_json::Value;
 
@@ -27,19 +28,6 @@ use super::{
 
 /// Everything of the demo lies below this cgroup.
 const SLICE: &str = "demo.slice";
-/// What the alerts and the rules read. All of the exporter's collectors, every second, are a good
-/// part of an emulated CPU.
-const COLLECTORS: [&str; 9] = [
-    "--collector.disable-defaults",
-    "--collector.cpu",
-    "--collector.meminfo",
-    "--collector.stat",
-    "--collector.loadavg",
-    "--collector.vmstat",
-    "--collector.pressure",
-    "--collector.diskstats",
-    "--collector.filesystem",
-];
 /// Segments are written before they are used; a demo fills few of them.
 const JOURNAL: &str = "journal: {fast_segment_bytes: 4194304, safe_segment_bytes: 16777216}\n";
 /// For the monitoring to see a calm node.
@@ -207,7 +195,7 @@ impl Slice {
         };
         let mut agent = Agent::prepare(&config("http://127.0.0.1:9090"))?;
         let inhabited = self.enter("monitoring")?;
-        let exporter = NodeExporter::start_with(&COLLECTORS)?;
+        let exporter = NodeExporter::start_small()?;
         let alertmanager = Alertmanager::start(&agent.url("/webhook"))?;
         let prometheus = Prometheus::builder()
             .scrape(Scrape::new("node", exporter.address()).instance("node-1"))
@@ -248,24 +236,7 @@ impl Slice {
     fn remove(&self) -> anyhow::Result<()> {
         move_to(&self.home)?;
         let slice = Path::new(ROOT).join(SLICE);
-        fs::write(slice.join("cgroup.kill"), "1").context("cannot empty the demo's cgroups")?;
-        let begun = Instant::now();
-        loop {
-            for child in fs::read_dir(&slice)?.flatten().map(|entry| entry.path()) {
-                if child.is_dir() {
-                    // Not empty yet: again below.
-                    fs::remove_dir(&child).unwrap_or_default();
-                }
-            }
-            match fs::remove_dir(&slice) {
-                Ok(()) => return Ok(()),
-                Err(error) if begun.elapsed() > Duration::from_secs(10) => {
-                    return Err(error)
-                        .with_context(|| format!("cannot remove {}", slice.display()));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
-        }
+        empty(&slice, Duration::from_secs(10))
     }
 }
 
@@ -278,11 +249,6 @@ impl Drop for Inhabited<'_> {
             eprintln!("{error:#}");
         }
     }
-}
-
-fn move_to(dir: &Path) -> anyhow::Result<()> {
-    let file = dir.join("cgroup.procs");
-    fs::write(&file, "0").with_context(|| format!("cannot move to {}", dir.display()))
 }
 
 /// Starts the innocent neighbour; the file with its latencies.

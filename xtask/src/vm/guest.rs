@@ -40,10 +40,14 @@ done
 exec /bin/busybox switch_root /newroot /run/busybox sh /run/script
 "#;
 
+/// Of both parts of the second program: under systemd they are two processes.
+const ENVIRONMENT: &str = "\
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export HOME=/root TERM=dumb PARAMEDIC_VM=1
+";
+
 /// Second program, up to the command itself.
 const PREPARE: &str = r"
-PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export PATH HOME=/root
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
@@ -104,14 +108,13 @@ const KEEP: [&str; 8] = [
 
 /// The script for one run: preparation, environment, command, status, end.
 pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
-    let mut script = String::from("#!/run/busybox sh\n");
+    let mut script = format!("#!/run/busybox sh\n{ENVIRONMENT}");
     script.push_str(&PREPARE.replace("KEEP; do", &format!("{}; do", KEEP.join(" "))));
     if vm.systemd {
         script.push_str(&systemd::prepare());
     }
     script.push_str("# The command.\n");
-    script.push_str("export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
-    script.push_str("export HOME=/root TERM=dumb PARAMEDIC_VM=1\n");
+    script.push_str(ENVIRONMENT);
     let passed = PASSED_ON
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));

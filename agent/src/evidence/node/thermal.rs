@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{Sheet, State, number, share, text};
+use crate::evidence::highest::raise;
 
 /// Sensors and trip points looked at, at most.
 const ZONES_MAX: usize = 64;
@@ -61,13 +62,6 @@ fn critical(zone: &Path) -> Option<f64> {
         let milli = number(&zone.join(format!("trip_point_{trip}_temp"))).ok()?;
         Some(milli * MILLI)
     })
-}
-
-fn raise(highest: &mut Option<f64>, value: Option<f64>) {
-    *highest = match (*highest, value) {
-        (Some(highest), Some(value)) => Some(highest.max(value)),
-        (highest, value) => highest.or(value),
-    };
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use cgroups_rs::fs::MaxValue;
 use tracing::warn;
 
 use super::CollectError;
-use crate::remedy::{Cgroup, CgroupError, Hierarchy, SandboxConfig, catalogue::kill_cgroup};
+use crate::remedy::{
+    Cgroup, CgroupError, Hierarchy, SandboxConfig, catalogue::kill_cgroup, cgroup::delegated,
+};
 
 /// Beginning of every slice's name; then the agent's pid and a number.
 const NAME: &str = "paramedic-sandbox-";
@@ -20,8 +22,6 @@ const PERIOD_US: u64 = 100_000;
 /// A slice whose last process was killed can be removed soon after, not at once.
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
-/// Marks that systemd sets on what it delegates (its "Control Group APIs and Delegation").
-const DELEGATED: [&str; 2] = ["trusted.delegate", "user.delegate"];
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -178,7 +178,7 @@ fn own_subtree(hierarchy: &Hierarchy) -> Result<(Cgroup, bool), CollectError> {
     if own == "/" {
         return Ok((cgroup, false));
     }
-    if delegated(&cgroup) {
+    if delegated(cgroup.as_fd()) {
         return Ok((cgroup, true));
     }
     let above = match own.rsplit_once('/') {
@@ -186,19 +186,11 @@ fn own_subtree(hierarchy: &Hierarchy) -> Result<(Cgroup, bool), CollectError> {
         Some((above, _)) => above,
     };
     let above = hierarchy.open(above)?;
-    if delegated(&above) {
+    if delegated(above.as_fd()) {
         return Ok((above, true));
     }
     Err(CollectError::NotAvailable(format!(
         "cgroup {own:?} is not delegated to the agent: run it with Delegate=yes and \
          DelegateSubgroup=agent, or set remedy.sandbox.parent"
     )))
-}
-
-fn delegated(cgroup: &Cgroup) -> bool {
-    DELEGATED.iter().any(|mark| {
-        let mut value = [0; 8];
-        rustix::fs::fgetxattr(cgroup.as_fd(), *mark, &mut value)
-            .is_ok_and(|len| value.get(..len) == Some(b"1"))
-    })
 }
