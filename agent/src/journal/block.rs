@@ -242,7 +242,10 @@ struct RealFile {
 
 impl BlockFile for RealFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+        // tmpfs gives up (EINTR) when a signal or the like is pending for the thread: that is seen to on
+        // the way back, and is no reason not to start.
+        let allocate = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len);
+        match rustix::io::retry_on_intr(allocate) {
             // Not every filesystem can; writing the zeros reserves the space as well.
             Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(len),
             other => Ok(other?),
