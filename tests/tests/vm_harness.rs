@@ -1,7 +1,8 @@
-//! Runs in the VM: the cgroup helper that other kernel tests rest on.
+//! Runs in the VM: the VM itself, and the cgroup helper that other kernel tests rest on.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
+use paramedic::evidence::probes::Probes;
 use paramedic_tests::{Cgroup, wait_for};
 
 #[test]
@@ -47,5 +48,23 @@ fn a_command_that_is_forgotten_ends_by_itself() {
 fn a_path_that_leads_elsewhere_is_refused() {
     for wrong in ["", "/", "../x", "a/../../x"] {
         assert!(Cgroup::make(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+/// Otherwise the kernel would rewrite its code whenever a probe comes or goes, and the emulator may not
+/// survive that: see `KEEP` in xtask/src/vm/guest.rs.
+#[test]
+fn two_listeners_are_kept_on_each_tracepoint_of_the_probes() {
+    for instance in ["", "instances/keep/"] {
+        let events = format!("/sys/kernel/tracing/{instance}events");
+        let groups = fs::read_dir(&events).unwrap();
+        let groups: Vec<_> = groups.map(|group| group.unwrap().path()).collect();
+        for tracepoint in Probes::tracepoints() {
+            let enabled = groups
+                .iter()
+                .find_map(|group| fs::read_to_string(group.join(tracepoint).join("enable")).ok())
+                .unwrap_or_else(|| panic!("no {tracepoint} in {events}"));
+            assert_eq!(enabled.trim(), "1", "{tracepoint} in {events}");
+        }
     }
 }

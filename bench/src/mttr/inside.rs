@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use jiff::Timestamp;
-use paramedic_tests::chance::Rng;
+use paramedic_parts::chance::Rng;
 
 use super::{
     exporter::Exporter,
@@ -64,7 +64,7 @@ impl Inside {
         let chosen = self.chosen(&catalogue)?;
         fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot make {}", self.out.display()))?;
-        let folder = paramedic_tests::tools::temporary_folder()?;
+        let folder = paramedic_parts::tools::temporary_folder()?;
         let slice = Slice::make()?;
         let relay = Relay::start()?;
         let exporter = Arc::new(Exporter::new());
@@ -161,7 +161,7 @@ fn environment(bench: &Bench<'_>, seed: u64) -> anyhow::Result<Environment> {
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .context("/proc/meminfo has no MemTotal")?;
-    let binary = paramedic_tests::tools::agent_binary()?;
+    let binary = paramedic_parts::tools::agent_binary()?;
     let profile = binary
         .parent()
         .and_then(Path::file_name)

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
 use jiff::Timestamp;
-use paramedic_tests::{Cgroup, http};
+use paramedic_parts::{Cgroup, http};
 use serde_json::Value;
 
 use super::{loopback, unix};
@@ -156,7 +156,7 @@ fn deliveries(body: &str, at: f64) -> Vec<Delivery> {
 
 #[cfg(test)]
 mod tests {
-    use paramedic_tests::payload;
+    use paramedic_parts::payload;
     use serde_json::json;
 
     use super::*;

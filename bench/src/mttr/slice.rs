@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use paramedic_tests::{
+use paramedic_parts::{
     Cgroup,
     cgroup::{ROOT, empty, move_to},
 };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use paramedic_tests::{Alertmanager, NodeExporter, Prometheus, Scrape};
+use paramedic_parts::{Alertmanager, NodeExporter, Prometheus, Scrape};
 
 use super::{relay::Relay, scenario::Alert, slice::Slice};
 

@@ -1,6 +1,6 @@
 //! Quantiles, intervals and tests over few, noisy repetitions. Pure.
 
-use paramedic_tests::chance::Rng;
+use paramedic_parts::chance::Rng;
 
 /// Resamples of a bootstrap, shuffles of a permutation test.
 const DRAWS: usize = 4000;

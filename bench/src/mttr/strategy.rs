@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use paramedic_tests::Agent;
+use paramedic_parts::Agent;
 
 use super::{
     relay::{Behind, Relay},
@@ -56,7 +56,7 @@ impl Strategy {
             None => None,
         };
         let folder = match self {
-            Self::Script => Some(paramedic_tests::tools::temporary_folder()?),
+            Self::Script => Some(paramedic_parts::tools::temporary_folder()?),
             _ => None,
         };
         let victims = folder.as_ref().map(|folder| folder.path().join("victims"));

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
-use paramedic_tests::{Cgroup, chance::Rng, http, wait_for};
+use paramedic_parts::{Cgroup, chance::Rng, http, wait_for};
 use serde_json::{Value, json};
 
 use super::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use paramedic_tests::{Agent, Prometheus};
+use paramedic_parts::{Agent, Prometheus};
 use serde_json::Value;
 
 use super::{

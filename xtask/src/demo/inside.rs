@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use paramedic_tests::{
+use paramedic_parts::{
     Agent, Alertmanager, Cgroup, NodeExporter, Prometheus, Scrape,
     cgroup::{ROOT, empty, move_to},
 };
