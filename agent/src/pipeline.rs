@@ -29,6 +29,7 @@ use crate::{
     evidence::Recorder,
     incident::{
         Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
+        Verdict,
     },
     ledger::{LedgerError, SharedLedger},
     remedy::{CollectError, Remedies, UndoReport},
@@ -115,8 +116,7 @@ pub async fn handle(
 ) -> Result<(), PipelineError> {
     // Attached from here to the verdict: the record shows what the culprit asked of the kernel.
     let _watched = stages.watch.begin(&stages.recorder);
-    let evidence = Arc::new(look(stages, &episode).await);
-    let diagnosis = think(stages, &episode, &evidence);
+    let (evidence, diagnosis) = examine(stages, &episode).await;
     remember(stages, &episode, &diagnosis, &evidence).await?;
     learning::shadow(stages, &episode, &diagnosis, &evidence);
     collect(stages, &episode, &diagnosis).await?;
@@ -148,8 +148,35 @@ pub async fn treat(
     Ok(kind)
 }
 
-/// Joins Prometheus' series with the kernel's evidence; what is missing is said, never waited for.
-async fn look(stages: &Stages, episode: &Episode) -> Evidence {
+/// Looks and thinks; a second time where the first look could not decide and its window was a poor one:
+/// on a starved node samples come late, and the recorder may be younger than its window.
+async fn examine(stages: &Stages, episode: &Episode) -> (Arc<Evidence>, Diagnosis) {
+    let evidence = look(stages, episode, None).await;
+    let diagnosis = think(stages, episode, &evidence);
+    let conclusive = diagnosis.verdict == Verdict::Conclusive;
+    if conclusive || is_fitting(evidence.window_s, stages.window) {
+        return (Arc::new(evidence), diagnosis);
+    }
+    let window_s = evidence.window_s;
+    info!(window_s, "not conclusive on a poor window: looking again");
+    let recorder = stages.recorder.clone();
+    let mark = tokio::task::spawn_blocking(move || recorder.mark()).await;
+    tokio::time::sleep(stages.window).await;
+    let evidence = look(stages, episode, mark.ok()).await;
+    let diagnosis = think(stages, episode, &evidence);
+    (Arc::new(evidence), diagnosis)
+}
+
+/// Whether a window is neither so short that its readings are partial nor so long that the quiet before
+/// the fault thins them.
+fn is_fitting(window_s: f64, asked: Duration) -> bool {
+    let asked_s = asked.as_secs_f64();
+    (asked_s / 2.0..=asked_s * 2.0).contains(&window_s)
+}
+
+/// Joins Prometheus' series with the kernel's evidence since a moment, or of the usual window; what is
+/// missing is said, never waited for.
+async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evidence {
     let queries = stages.rules().queries_for(&episode.alert);
     let now = Timestamp::now();
     let sampled = stages
@@ -160,7 +187,11 @@ async fn look(stages: &Stages, episode: &Episode) -> Evidence {
     let syscall_watch = stages.syscall_watch;
     let observed = async move {
         tokio::time::sleep(syscall_watch).await;
-        tokio::task::spawn_blocking(move || recorder.evidence(window)).await
+        let observe = move || match since {
+            Some(since) => recorder.evidence_since(since),
+            None => recorder.evidence(window),
+        };
+        tokio::task::spawn_blocking(observe).await
     };
     let (sampled, observed) = tokio::join!(sampled, observed);
     let mut evidence = observed.unwrap_or_else(|error| {

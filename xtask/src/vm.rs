@@ -157,7 +157,8 @@ impl Vm {
             rescue(&dir.file("disk"), from, to)?;
         }
         let status = fs::read_to_string(dir.file("status")).unwrap_or_default();
-        if status.is_empty() && tail(&dir.file("console")).contains("Oops: int3") {
+        // Anywhere in it: what died of it may have gone on talking.
+        if status.is_empty() && lossy(&dir.file("console")).contains("Oops: int3") {
             return Err(EmulatorFault.into());
         }
         status.trim().parse().with_context(|| {
@@ -459,9 +460,12 @@ fn trouble(dir: &RunDir) -> String {
         .join("\n")
 }
 
+fn lossy(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
 fn tail(path: &Path) -> String {
-    let text = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let text = lossy(path);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
 }

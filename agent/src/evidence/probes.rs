@@ -109,6 +109,13 @@ impl Probes {
         OBJECT
     }
 
+    /// Names of the kernel's tracepoints that the probes attach to.
+    pub fn tracepoints() -> impl Iterator<Item = &'static str> {
+        load::SPECS
+            .iter()
+            .flat_map(|spec| spec.programs.iter().map(|(_, tracepoint)| *tracepoint))
+    }
+
     /// The last process events, oldest first; at most `recent_max`.
     pub fn recent(&self) -> Vec<ProcessEvent> {
         let inner = self.inner();

@@ -9,7 +9,7 @@
 //!
 //! Memory is bounded by `history / period` windows of `cgroups_kept` rows each. Time is bounded too:
 //! where samples cost much, they are taken less often, so that sampling stays under a twentieth of one
-//! CPU.
+//! CPU. The mean of the last ones counts: some things are read in every tenth sample only.
 
 use std::{
     cmp::Reverse,
@@ -31,8 +31,10 @@ use super::{
 };
 use crate::incident::{CgroupId, Evidence};
 
-/// Sampling rests at least this many times as long as it worked.
+/// Sampling rests at least this many times as long as it works on average.
 const REST: u32 = 19;
+/// Weight of the past in that average, against 1 for the latest sample.
+const PAST: u32 = 7;
 /// A sample this fresh is not taken again.
 const FRESH: Duration = Duration::from_millis(20);
 /// A sample that takes longer than this is worth a warning.
@@ -114,23 +116,25 @@ impl Recorder {
     }
 
     /// The evidence of the last `window`, up to now. Where a boundary between two windows does not
-    /// fall on its begin, it begins up to one period later; `window_s` says what it really spans.
+    /// fall on its begin, it begins up to one period later, or earlier if less than half of `window`
+    /// would be left; `window_s` says what it really spans.
     pub fn evidence(&self, window: Duration) -> Evidence {
         let mut state = self.shared.lock();
         let fresh = state.fresh(&self.shared.config);
         let since = state.now(fresh.as_ref()).checked_sub(window);
-        let all = state
-            .windows
-            .iter()
-            .chain(fresh.as_ref().map(|(window, _)| window));
-        let mut windows: Vec<&Window> = all
-            .filter(|window| since.is_none_or(|since| window.begun >= since))
-            .collect();
-        if windows.is_empty() {
-            // Shorter than a period: better a little too much of the past than nothing.
-            let newest = fresh.as_ref().map(|(window, _)| window);
-            windows.extend(newest.or(state.windows.back()));
+        let fresh_window = fresh.as_ref().map(|(window, _)| window);
+        let mut windows: Vec<&Window> = Vec::new();
+        let mut span = Duration::ZERO;
+        for one in fresh_window.into_iter().chain(state.windows.iter().rev()) {
+            // Better a little too much of the past than next to nothing.
+            let within = since.is_none_or(|since| one.begun >= since);
+            if !within && span * 2 >= window {
+                break;
+            }
+            span += one.ended.saturating_duration_since(one.begun);
+            windows.push(one);
         }
+        windows.reverse();
         self.account(&state, &windows, fresh.as_ref(), window)
     }
 
@@ -266,6 +270,7 @@ impl Shared {
     fn record(&self, stopped: &mpsc::Receiver<()>) {
         let period = self.config.period();
         let mut rest = period;
+        let mut mean = self.lock().last.took;
         while stopped.recv_timeout(rest) == Err(mpsc::RecvTimeoutError::Timeout) {
             let begun = Instant::now();
             let took = {
@@ -277,7 +282,8 @@ impl Shared {
                 let cgroups = self.lock().last.cgroups.len();
                 warn!(took_ms = took.as_millis(), cgroups, "sampling is slow");
             }
-            rest = period.saturating_sub(begun.elapsed()).max(took * REST);
+            mean = (mean * PAST + took) / (PAST + 1);
+            rest = period.saturating_sub(begun.elapsed()).max(mean * REST);
         }
     }
 

@@ -70,6 +70,8 @@ ip link set lo up 2>/dev/null || /run/busybox ifconfig lo 127.0.0.1 up
 for controller in cpu memory pids io; do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
+# Likewise the scheduler's key for the first cgroup with a quota, and for the last one.
+mkdir /sys/fs/cgroup/quota-keeper && echo 100000 > /sys/fs/cgroup/quota-keeper/cpu.max
 echo 4096 > /proc/sys/kernel/threads-max 2>/dev/null || :
 echo 32768 > /proc/sys/kernel/threads-max
 if [ -b /dev/vda ]; then mkdir /run/disk && mount -t ext4 /dev/vda /run/disk; fi
@@ -94,8 +96,9 @@ while :; do sleep 1; done
 /// The kernel rewrites its own code when a tracepoint gets its first and its second listener and
 /// when it loses them. QEMU before 8.1 may run the breakpoint that stands there for a moment once
 /// more after it is gone ("Oops: int3"), which ends the guest in one run of some ten. With two
-/// listeners there from the start, attaching and detaching probes rewrites nothing.
-const KEEP: [&str; 8] = [
+/// listeners there from the start, attaching and detaching probes rewrites nothing. `vm_harness`
+/// compares this list with the probes'.
+const KEEP: [&str; 19] = [
     "raw_syscalls",
     "sched/sched_process_exec",
     "sched/sched_process_exit",
@@ -104,6 +107,17 @@ const KEEP: [&str; 8] = [
     "sched/sched_switch",
     "sched/sched_wakeup",
     "sched/sched_wakeup_new",
+    "signal/signal_generate",
+    "vmscan/mm_vmscan_direct_reclaim_begin",
+    "vmscan/mm_vmscan_direct_reclaim_end",
+    "vmscan/mm_vmscan_memcg_reclaim_begin",
+    "vmscan/mm_vmscan_memcg_reclaim_end",
+    "sock/inet_sock_set_state",
+    "tcp/tcp_retransmit_skb",
+    "tcp/tcp_send_reset",
+    "tcp/tcp_receive_reset",
+    "block/block_rq_issue",
+    "block/block_rq_complete",
 ];
 
 /// The script for one run: preparation, environment, command, status, end.
