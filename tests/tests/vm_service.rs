@@ -227,10 +227,12 @@ fn b_it_heals_a_service_and_undoes_its_effect_when_it_is_stopped() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let incident = wait_for("verdict on an action", SOON, || {
         let found = incidents()?;
+        let said = found.iter().map(|one| one["entries"].to_string());
+        let said: String = said.collect();
         let one = found
             .into_iter()
             .find(|one| entry(one, "verified").is_some());
-        one.context("no incident with a verified action")
+        one.with_context(|| format!("no incident with a verified action, but {said}"))
     })
     .unwrap();
     let intent = &entry(&incident, "intended").unwrap()["intent"];
