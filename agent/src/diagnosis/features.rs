@@ -57,6 +57,7 @@ const HOST: &[&str] = &[
     "swap.out_pages_per_s",
     "disk.errors_per_s",
     "disk.iops",
+    "disk.service_s",
     "fs.readonly",
     "files.used",
     "tasks.used",

@@ -259,20 +259,21 @@ impl Account<'_> {
         else {
             if !self.latest.host.disks.is_empty() {
                 host.insert("disk.util".to_owned(), self.reading(0.0, true));
+                host.insert("disk.iops".to_owned(), self.reading(0.0, true));
             }
             return;
         };
-        // As with their latency: disks of which nothing is asked tell nothing.
         let requests: u64 = self.per_disk().values().map(|disk| disk.requests).sum();
-        if requests > 0 {
-            let iops = self.reading(requests as f64 / span_s, true);
-            host.insert("disk.iops".to_owned(), iops);
-        }
+        let iops = self.reading(requests as f64 / span_s, true);
+        host.insert("disk.iops".to_owned(), iops);
         let util = (busiest.busy_ms as f64 / 1e3 / span_s).min(1.0);
         host.insert("disk.util".to_owned(), self.reading(util, true));
         if busiest.requests > 0 {
             let await_s = busiest.waited_ms as f64 / 1e3 / busiest.requests as f64;
             host.insert("disk.await_s".to_owned(), self.reading(await_s, true));
+            // Without the time in the queue, as long as requests are taken one after the other.
+            let service_s = busiest.busy_ms as f64 / 1e3 / busiest.requests as f64;
+            host.insert("disk.service_s".to_owned(), self.reading(service_s, true));
         }
     }
 
