@@ -6,6 +6,7 @@
 //! that are being handled get their grace time, leases stay in the journal, the journal closes last.
 
 pub mod gate;
+mod glance;
 mod local;
 mod privileges;
 mod service;
@@ -29,7 +30,7 @@ use crate::{
     clock::SystemClock,
     config::{Config, RulesConfig},
     diagnosis::{Finding, RuleSet, gateway::Gateway, history::Store},
-    evidence::{EvidenceError, KernelProbes, Recorder, probes::Probes},
+    evidence::{EvidenceError, Recorder, probes::Probes},
     incident::Level,
     intake::{Reload, Server, ServerError},
     journal::JournalError,
@@ -118,6 +119,7 @@ pub struct App {
     config: Config,
     server: Server,
     stages: Arc<Stages>,
+    probes: Arc<Probes>,
 }
 
 impl App {
@@ -130,7 +132,7 @@ impl App {
         let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
         let server = Server::bind(config.intake.clone()).await?;
         let ledger = open_ledger(&config)?;
-        let probes: Arc<dyn KernelProbes> = Arc::new(Probes::start(&config.probes));
+        let probes = Arc::new(Probes::start(&config.probes));
         let clock = SystemClock::shared();
         let mut remedies = Remedies::new(&config.remedy, clock.clone());
         if config.remedy.level >= Level::Approve {
@@ -141,7 +143,7 @@ impl App {
         let stages = Arc::new(Stages {
             ledger,
             sampler: Sampler::new(&config.sampling, clock.clone())?,
-            recorder: Arc::new(Recorder::start(&config.evidence, probes)?),
+            recorder: Arc::new(Recorder::start(&config.evidence, probes.clone())?),
             rules: RwLock::new(Arc::new(learned(rules, &config))),
             diagnosis: config.diagnosis.clone(),
             gateway: Gateway::default(),
@@ -159,6 +161,7 @@ impl App {
             config,
             server,
             stages,
+            probes,
         })
     }
 
@@ -169,6 +172,7 @@ impl App {
             config,
             server,
             stages,
+            probes,
         } = self;
         let mut signals = Signals::new()?;
         let resumed = pipeline::resume(&stages).await.map_err(AppError::Resume)?;
@@ -197,6 +201,7 @@ impl App {
             ledger: ledger.clone(),
             metrics,
             depth: Arc::new(move || depth.depth()),
+            recorder: recorder_query(&stages, probes),
             streams: Arc::new(Semaphore::new(PAGES_MAX)),
             stop: stop.clone(),
         });
@@ -261,6 +266,15 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Answers what the recorder is asked from outside.
+fn recorder_query(stages: &Arc<Stages>, probes: Arc<Probes>) -> report::RecorderQuery {
+    let recorder = stages.recorder.clone();
+    Arc::new(move |window| {
+        serde_json::to_vec(&glance::glance(&recorder, &probes, window))
+            .map_err(|error| format!("the evidence cannot be written as JSON: {error}"))
+    })
 }
 
 /// Pages that may follow this agent live at the same time. Below `intake.connections_max`, so that

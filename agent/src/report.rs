@@ -6,6 +6,6 @@ mod metrics;
 mod page;
 mod text;
 
-pub use api::{ReportState, routes};
+pub use api::{RecorderQuery, ReportState, routes};
 pub use metrics::Metrics;
 pub use text::{incident_table, incident_text};

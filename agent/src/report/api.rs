@@ -1,7 +1,7 @@
 //! `GET /`, `/api/v1/incidents`, `/api/v1/incidents/{id}`, `…/{id}/evidence/{lsn}`, `/api/v1/events`,
-//! `/metrics`. Read-only.
+//! `/api/v1/recorder`, `/metrics`. Read-only.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -28,6 +28,14 @@ const PAGE_MAX: usize = 1000;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Seconds of evidence when the caller does not say; and the most that it may ask for. The recorder
+/// has no more than its configuration lets it keep, and says how much it was.
+const WINDOW_DEFAULT_S: f64 = 3.0;
+const WINDOW_MAX_S: f64 = 3600.0;
+
+/// Gives JSON of what the recorder holds of the last while; called on a thread that may block.
+pub type RecorderQuery = Arc<dyn Fn(Duration) -> Result<Vec<u8>, String> + Send + Sync>;
+
 /// What the readers share.
 #[derive(Clone)]
 pub struct ReportState {
@@ -37,6 +45,8 @@ pub struct ReportState {
     pub metrics: Arc<Metrics>,
     /// Episodes waiting in all queues, asked at each scrape.
     pub depth: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// What the kernel shows.
+    pub recorder: RecorderQuery,
     /// Places for those who follow what is recorded.
     pub streams: Arc<Semaphore>,
     /// Ends what would otherwise go on.
@@ -50,6 +60,7 @@ pub fn routes(state: ReportState) -> Router {
         .route("/api/v1/incidents/{id}", get(show))
         .route("/api/v1/incidents/{id}/evidence/{lsn}", get(evidence))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/recorder", get(recorder))
         .route("/metrics", get(metrics))
         .merge(page::routes())
         .with_state(state)
@@ -134,6 +145,33 @@ async fn evidence(
     match read {
         Ok(Ok(evidence)) => Ok(Json(evidence).into_response()),
         Ok(Err(error)) => Err(Problem(StatusCode::NOT_FOUND, error)),
+        Err(_) => Err(Problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reader panicked".to_owned(),
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+struct Span {
+    window_s: Option<f64>,
+}
+
+/// The evidence of the last `window_s` seconds, how the probes fare, and the last events.
+async fn recorder(
+    State(state): State<ReportState>,
+    Query(span): Query<Span>,
+) -> Result<Response, Problem> {
+    let window_s = span.window_s.unwrap_or(WINDOW_DEFAULT_S);
+    if !(1.0..=WINDOW_MAX_S).contains(&window_s) {
+        let error = format!("window_s={window_s} is not within 1 to {WINDOW_MAX_S}");
+        return Err(Problem(StatusCode::BAD_REQUEST, error));
+    }
+    let query = state.recorder.clone();
+    let asked = move || query(Duration::from_secs_f64(window_s));
+    match tokio::task::spawn_blocking(asked).await {
+        Ok(Ok(json)) => Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response()),
+        Ok(Err(error)) => Err(Problem(StatusCode::INTERNAL_SERVER_ERROR, error)),
         Err(_) => Err(Problem(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the reader panicked".to_owned(),

@@ -16,6 +16,7 @@ fn state(dir: &std::path::Path) -> ReportState {
         ledger: Arc::new(ledger),
         metrics: Arc::new(Metrics::new()),
         depth: Arc::new(|| 3),
+        recorder: Arc::new(|window| Ok(format!("{{\"s\":{}}}", window.as_secs_f64()).into_bytes())),
         streams: Arc::new(Semaphore::new(1)),
         stop: CancellationToken::new(),
     }
@@ -91,6 +92,24 @@ async fn incidents_that_are_not_there_are_named() {
         text.contains(&format!("paramedic incidents show {id}")),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn the_recorder_is_asked_for_a_while_within_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    let ask = async |query: &str| {
+        let path = format!("/api/v1/recorder{query}");
+        get_text(&state, &path, "*/*").await
+    };
+    let json = "application/json".to_owned();
+    let expected = (StatusCode::OK, json, "{\"s\":3}".to_owned());
+    assert_eq!(ask("").await, expected);
+    assert_eq!(ask("?window_s=60").await.2, "{\"s\":60}");
+    for bad in ["0", "-1", "NaN", "1e9", "soon"] {
+        let (status, ..) = ask(&format!("?window_s={bad}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{bad}");
+    }
 }
 
 #[tokio::test]
