@@ -1,7 +1,7 @@
 //! Stage: evidence. The kernel's own account of the last minutes, from probes and readers.
 //!
 //! - [`kernel`]: what the probes count, behind a trait;
-//! - `host`, `filesystems`, `pressure`, `cgroup`, `process`: readers, each parsing apart from reading;
+//! - `files`: those of `/proc` that are kept open; `host`, `filesystems`, `pressure`, `cgroup`, `process`: readers, each parsing apart from reading;
 //! - `sample`: all cumulative counters at one moment; `window`: the difference of two of them;
 //! - `account`: windows summed up into one [`crate::incident::Evidence`];
 //! - [`recorder`]: the thread that keeps the last minutes of windows in fixed memory.
@@ -12,6 +12,7 @@ mod account;
 mod cgroup;
 mod config;
 mod coverage;
+mod files;
 mod filesystems;
 mod happenings;
 mod highest;

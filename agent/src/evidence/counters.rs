@@ -17,15 +17,6 @@ impl Count {
         Self(value.min(u64::MAX - 1))
     }
 
-    /// This, or else another.
-    pub(super) fn or(self, otherwise: Self) -> Self {
-        if self == Self::ABSENT {
-            otherwise
-        } else {
-            self
-        }
-    }
-
     pub(super) fn get(self) -> Option<u64> {
         (self != Self::ABSENT).then_some(self.0)
     }

@@ -3,13 +3,14 @@
 use std::{collections::HashSet, fs, io, path::Path};
 
 use procfs::{
-    DiskStat, DiskStats, FromRead, FromReadSI, KernelStats, LoadAverage, Meminfo, VmStat,
+    DiskStat, DiskStats, FromRead, FromReadSI, KernelStats, LoadAverage, ProcError,
     current_system_info,
 };
 
 use super::{
     EvidenceError,
     counters::{Count, HostCounter, HostCounters},
+    files::Files,
     pressure::{self, Stalled},
 };
 
@@ -83,26 +84,114 @@ fn is_no_disk(name: &str) -> bool {
 }
 
 /// Reads the node. Only `/proc/stat` must be there; the rest is absent where it is not.
-pub(super) fn read(hardware: &Hardware) -> Result<HostSample, EvidenceError> {
+pub(super) fn read(files: &mut Files, hardware: &Hardware) -> Result<HostSample, EvidenceError> {
     let path = "/proc/stat";
-    let stat = KernelStats::from_file(path, current_system_info())
-        .map_err(|source| EvidenceError::Proc { path, source })?;
+    let failed = |source: ProcError| EvidenceError::Proc { path, source };
+    let text = files.read(path).map_err(|error| failed(error.into()))?;
+    let stat = KernelStats::from_read(text.as_bytes(), current_system_info()).map_err(failed)?;
+    let stalled = [
+        "/proc/pressure/cpu",
+        "/proc/pressure/memory",
+        "/proc/pressure/io",
+        "/proc/pressure/irq",
+    ]
+    .map(|path| files.read(path).map_or(Stalled::ABSENT, pressure::parse));
+    let pages = files.read("/proc/vmstat").map(Pages::parse);
+    let memory = files.read("/proc/meminfo").map(Memory::parse);
+    let load = files.read("/proc/loadavg").ok();
+    let tasks = load.and_then(|text| Some(LoadAverage::from_read(text.as_bytes()).ok()?.max));
+    let disks = files.read("/proc/diskstats").ok();
+    let disks = disks.and_then(|text| DiskStats::from_read(text.as_bytes()).ok());
     Ok(assemble(
         &stat,
-        [
-            pressure_of("/proc/pressure/cpu"),
-            pressure_of("/proc/pressure/memory"),
-            pressure_of("/proc/pressure/io"),
-            pressure_of("/proc/pressure/irq"),
-        ],
-        VmStat::from_file("/proc/vmstat").ok().as_ref(),
-        Meminfo::from_file("/proc/meminfo").ok().as_ref(),
-        LoadAverage::from_file("/proc/loadavg").ok().as_ref(),
-        DiskStats::from_file("/proc/diskstats")
-            .ok()
-            .map(|all| disks(&all, &hardware.disks))
+        stalled,
+        pages.unwrap_or_default(),
+        memory.unwrap_or_default(),
+        tasks,
+        disks
+            .map(|all| self::disks(&all, &hardware.disks))
             .unwrap_or_default(),
     ))
+}
+
+/// What of `/proc/vmstat` is of interest. The `procfs` crate keeps all its 190 lines by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pages {
+    scanned_direct: Option<u64>,
+    major_faults: Option<u64>,
+    oom_kills: Option<u64>,
+    swapped_in: Option<u64>,
+    swapped_out: Option<u64>,
+    /// One for each kind of page; of older kernels, one.
+    refaults: Option<u64>,
+    /// One for each zone.
+    allocation_stalls: Option<u64>,
+}
+
+impl Pages {
+    fn parse(text: &str) -> Self {
+        let mut pages = Self::default();
+        let add = |to: &mut Option<u64>, value: u64| {
+            *to = Some(to.unwrap_or(0).saturating_add(value));
+        };
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(' ') else {
+                continue;
+            };
+            let into = match name {
+                "pgscan_direct" => &mut pages.scanned_direct,
+                "pgmajfault" => &mut pages.major_faults,
+                "oom_kill" => &mut pages.oom_kills,
+                "pswpin" => &mut pages.swapped_in,
+                "pswpout" => &mut pages.swapped_out,
+                "workingset_refault" => &mut pages.refaults,
+                _ if name.starts_with("workingset_refault_") => &mut pages.refaults,
+                _ if name.starts_with("allocstall_") => &mut pages.allocation_stalls,
+                _ => continue,
+            };
+            if let Ok(value) = value.parse() {
+                add(into, value);
+            }
+        }
+        pages
+    }
+}
+
+/// What of `/proc/meminfo` is of interest; bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Memory {
+    total: Option<u64>,
+    available: Option<u64>,
+    swap_total: Option<u64>,
+    swap_free: Option<u64>,
+}
+
+impl Memory {
+    fn parse(text: &str) -> Self {
+        let mut memory = Self::default();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(':') else {
+                continue;
+            };
+            let into = match name {
+                "MemTotal" => &mut memory.total,
+                "MemAvailable" => &mut memory.available,
+                "SwapTotal" => &mut memory.swap_total,
+                "SwapFree" => &mut memory.swap_free,
+                _ => continue,
+            };
+            let kib = value.trim().strip_suffix(" kB");
+            *into = kib.and_then(|kib| kib.parse::<u64>().ok()?.checked_mul(1024));
+        }
+        memory
+    }
+
+    /// 0 to 1; nothing without swap.
+    fn swap_used(self) -> Option<f64> {
+        let total = self.swap_total.filter(|total| *total > 0)?;
+        let used = total.saturating_sub(self.swap_free?);
+        Some(used as f64 / total as f64)
+    }
 }
 
 /// Whether this kernel tells its pressure at all.
@@ -110,16 +199,12 @@ pub(super) fn has_pressure() -> Result<(), io::Error> {
     fs::read_to_string(Path::new("/proc/pressure/cpu")).map(drop)
 }
 
-fn pressure_of(path: &str) -> Stalled {
-    fs::read_to_string(path).map_or(Stalled::ABSENT, |text| pressure::parse(&text))
-}
-
 fn assemble(
     stat: &KernelStats,
     [cpu, memory, io, irq]: [Stalled; 4],
-    vmstat: Option<&VmStat>,
-    meminfo: Option<&Meminfo>,
-    load: Option<&LoadAverage>,
+    pages: Pages,
+    memory_of: Memory,
+    tasks: Option<u32>,
     disks: Vec<DiskCounters>,
 ) -> HostSample {
     let total = &stat.total;
@@ -127,17 +212,6 @@ fn assemble(
     // `user` and `nice` contain `guest` and `guest_nice`.
     let busy = total.user + total.nice + total.system + or_zero(total.irq) + or_zero(total.softirq);
     let all = busy + total.idle + or_zero(total.iowait) + or_zero(total.steal);
-    let vm = |name: &str| -> Count {
-        let value = vmstat.and_then(|vmstat| vmstat.0.get(name).copied());
-        value.and_then(|value| u64::try_from(value).ok()).into()
-    };
-    // One for each zone or kind of page, by kernel.
-    let sum = |prefix: &str| -> Count {
-        let all = vmstat.into_iter().flat_map(|vmstat| &vmstat.0);
-        let values = all.filter(|(name, _)| name.starts_with(prefix));
-        let values = values.filter_map(|(_, value)| u64::try_from(*value).ok());
-        values.reduce(u64::saturating_add).into()
-    };
     let mut counters = [Count::ABSENT; HostCounter::N];
     let mut set = |column: HostCounter, count: Count| counters[column as usize] = count;
     set(HostCounter::CpuTotal, Count::new(all));
@@ -150,34 +224,29 @@ fn assemble(
     set(HostCounter::PsiMemoryFull, memory.full);
     set(HostCounter::PsiIoSome, io.some);
     set(HostCounter::PsiIoFull, io.full);
-    set(HostCounter::ScanDirect, vm("pgscan_direct"));
-    set(HostCounter::MajorFaults, vm("pgmajfault"));
-    set(HostCounter::OomKills, vm("oom_kill"));
+    set(HostCounter::ScanDirect, pages.scanned_direct.into());
+    set(HostCounter::MajorFaults, pages.major_faults.into());
+    set(HostCounter::OomKills, pages.oom_kills.into());
     set(HostCounter::Forks, Count::new(stat.processes));
     set(HostCounter::CpuIrq, total.irq.into());
     set(HostCounter::CpuSoftirq, total.softirq.into());
     set(HostCounter::PsiIrqFull, irq.full);
-    set(HostCounter::SwapIn, vm("pswpin"));
-    set(HostCounter::SwapOut, vm("pswpout"));
+    set(HostCounter::SwapIn, pages.swapped_in.into());
+    set(HostCounter::SwapOut, pages.swapped_out.into());
+    set(HostCounter::Refaults, pages.refaults.into());
     set(
-        HostCounter::Refaults,
-        sum("workingset_refault_").or(vm("workingset_refault")),
+        HostCounter::AllocationStalls,
+        pages.allocation_stalls.into(),
     );
-    set(HostCounter::AllocationStalls, sum("allocstall_"));
     HostSample {
         counters,
         disks,
         cpus: stat.cpu_time.len().max(1),
         runnable: stat.procs_running.map(|running| running.saturating_sub(1)),
-        memory_total: meminfo.map(|meminfo| meminfo.mem_total),
-        memory_available: meminfo.and_then(|meminfo| meminfo.mem_available),
-        swap_used: meminfo
-            .filter(|meminfo| meminfo.swap_total > 0)
-            .map(|meminfo| {
-                let used = meminfo.swap_total.saturating_sub(meminfo.swap_free);
-                used as f64 / meminfo.swap_total as f64
-            }),
-        tasks: load.map(|load| load.max),
+        memory_total: memory_of.total,
+        memory_available: memory_of.available,
+        swap_used: memory_of.swap_used(),
+        tasks,
         blocked: stat.procs_blocked,
     }
 }
@@ -212,11 +281,11 @@ fn of_disk(disk: &DiskStat) -> DiskCounters {
 
 #[cfg(test)]
 mod tests {
-    use procfs::{DiskStats, FromRead, FromReadSI, KernelStats, LoadAverage, Meminfo, VmStat};
+    use procfs::{DiskStats, FromRead, FromReadSI, KernelStats};
 
     use super::{
-        Count, DiskCounters, Hardware, HostCounter, HostSample, Stalled, assemble, disks,
-        is_no_disk, read,
+        Count, DiskCounters, Files, Hardware, HostCounter, HostSample, Memory, Pages, Stalled,
+        assemble, disks, is_no_disk, read,
     };
 
     const STAT: &str = "\
@@ -275,9 +344,9 @@ allocstall_movable 1
         assemble(
             &KernelStats::from_read(STAT.as_bytes(), info).unwrap(),
             [Stalled::ABSENT; 4],
-            Some(&VmStat::from_read(VMSTAT.as_bytes()).unwrap()),
-            Some(&Meminfo::from_read(MEMINFO.as_bytes()).unwrap()),
-            Some(&LoadAverage::from_read("1.0 1.0 1.0 4/321 999\n".as_bytes()).unwrap()),
+            Pages::parse(VMSTAT),
+            Memory::parse(MEMINFO),
+            Some(321),
             Vec::new(),
         )
     }
@@ -327,8 +396,13 @@ allocstall_movable 1
 
     #[test]
     fn this_host_can_be_read() {
-        let sample = read(&Hardware::read()).unwrap();
-        assert!(sample.memory_total.unwrap() > 0);
+        let sample = read(&mut Files::default(), &Hardware::read()).unwrap();
+        assert!(sample.memory_total.unwrap() > sample.memory_available.unwrap());
+        assert!(sample.tasks.unwrap() > 1);
+        assert_ne!(
+            sample.counters[HostCounter::MajorFaults as usize],
+            Count::ABSENT
+        );
         assert!(
             sample.counters[HostCounter::CpuTotal as usize]
                 .get()

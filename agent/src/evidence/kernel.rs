@@ -271,6 +271,11 @@ pub trait KernelProbes: Send + Sync + fmt::Debug {
     fn counts(&self) -> KernelCounts;
     /// How each probe fares now.
     fn statuses(&self) -> Vec<ProbeStatus>;
+    /// Both, as the recorder asks every second: nothing is read twice, and [`KernelCounts::edges`], which
+    /// no window keeps, is left empty.
+    fn sample(&self) -> (Vec<ProbeStatus>, KernelCounts) {
+        (self.statuses(), self.counts())
+    }
     /// Attaches the syscall pair, switches it while it is attached, or detaches it; says whether it is
     /// attached afterwards. A switch to other cgroups begins its counts anew; calls that are in flight
     /// at that moment, or were when it was attached, are not seen.

@@ -18,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::counters::{Count, HostCounter, HostCounters};
+use super::{
+    counters::{Count, HostCounter, HostCounters},
+    files::Files,
+};
 
 /// Sensors, arrays, the clock and the table of ports are read this often.
 const SLOW: Duration = Duration::from_secs(5);
@@ -83,55 +86,86 @@ pub(super) struct NodeSample {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     kmsg: kmsg::Log,
-    slow: NodeSample,
-    slow_at: Option<Instant>,
+    slow: [Slow; SLOW_READERS.len()],
+}
+
+/// What is read less often.
+const SLOW_READERS: [fn(&mut Sheet<'_>); 5] = [
+    clock::read,
+    raid::read,
+    thermal::read,
+    ports::read,
+    tables::read_entropy,
+];
+const SLOW_READERS_LEN: u32 = SLOW_READERS.len() as u32;
+
+/// What one of them read last.
+#[derive(Debug, Default)]
+struct Slow {
+    sample: NodeSample,
+    read_at: Option<Instant>,
+    /// It was read more than once.
+    again: bool,
 }
 
 impl Reader {
     /// Reads all that is due; counters go into the node's.
-    pub(super) fn read(&mut self, counters: &mut HostCounters, now: Instant) -> NodeSample {
-        let mut sheet = Sheet::at(now);
+    pub(super) fn read(
+        &mut self,
+        files: &mut Files,
+        counters: &mut HostCounters,
+        now: Instant,
+    ) -> NodeSample {
+        let mut sheet = Sheet::at(files, now);
         net::read(&mut sheet, counters);
         tables::read(&mut sheet);
         sheet.take("kernel log", self.kmsg.read(), |errors| {
             counters[HostCounter::KernelErrors as usize] = Count::new(*errors);
         });
-        let due = self
-            .slow_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= SLOW);
-        if due {
-            let mut slow = Sheet::at(now);
-            clock::read(&mut slow);
-            raid::read(&mut slow);
-            thermal::read(&mut slow);
-            ports::read(&mut slow);
-            self.slow = slow.sample;
-            self.slow_at = Some(now);
-        }
         let mut sample = sheet.sample;
-        sample.levels.extend_from_slice(&self.slow.levels);
-        sample.sources.extend_from_slice(&self.slow.sources);
+        for (index, (read, last)) in SLOW_READERS.iter().zip(&mut self.slow).enumerate() {
+            // All at first; then each in a sample of its own, as far as the samples are so frequent.
+            let phase = SLOW * u32::try_from(index).unwrap_or(0) / SLOW_READERS_LEN;
+            let due = match last.read_at {
+                None => true,
+                Some(at) if last.again => now.saturating_duration_since(at) >= SLOW,
+                Some(at) => now.saturating_duration_since(at) >= SLOW + phase,
+            };
+            if due {
+                let mut slow = Sheet::at(files, now);
+                read(&mut slow);
+                *last = Slow {
+                    sample: slow.sample,
+                    again: last.read_at.is_some(),
+                    read_at: Some(now),
+                };
+            }
+            sample.levels.extend_from_slice(&last.sample.levels);
+            sample.sources.extend_from_slice(&last.sample.sources);
+        }
         sample
     }
 }
 
 /// What is being read.
-struct Sheet {
+struct Sheet<'a> {
+    files: &'a mut Files,
     now: Instant,
     sample: NodeSample,
 }
 
-impl Sheet {
-    fn at(now: Instant) -> Self {
+impl<'a> Sheet<'a> {
+    fn at(files: &'a mut Files, now: Instant) -> Self {
         Self {
+            files,
             now,
             sample: NodeSample::default(),
         }
     }
 
     /// The text of a file, which may be missing.
-    fn text(&mut self, name: &'static str, path: &str) -> Option<String> {
-        match text(Path::new(path)) {
+    fn text(&mut self, name: &'static str, path: &'static str) -> Option<String> {
+        match self.files.read(path).map(str::to_owned) {
             Ok(text) => {
                 self.note(name, State::Read);
                 Some(text)
@@ -201,14 +235,14 @@ fn share(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Count, HostCounter, Reader, Sheet, State};
+    use super::{Count, Files, HostCounter, Reader, SLOW, Sheet, State};
 
     #[test]
     fn this_node_is_read_and_no_source_fails() {
         let mut counters = [Count::ABSENT; HostCounter::N];
-        let mut reader = Reader::default();
+        let (mut files, mut reader) = (Files::default(), Reader::default());
         let now = Instant::now();
-        let sample = reader.read(&mut counters, now);
+        let sample = reader.read(&mut files, &mut counters, now);
         for source in &sample.sources {
             assert!(
                 !matches!(source.state, State::Failed(_)) || source.name == "kernel log",
@@ -227,7 +261,7 @@ mod tests {
             assert_ne!(counters[column as usize], Count::ABSENT, "{column:?}");
         }
         // What is slow keeps its own time.
-        let again = reader.read(&mut counters, now + Duration::from_secs(1));
+        let again = reader.read(&mut files, &mut counters, now + Duration::from_secs(1));
         let at = |name| {
             again
                 .sources
@@ -240,8 +274,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_slow_is_spread_over_the_samples() {
+        let mut counters = [Count::ABSENT; HostCounter::N];
+        let (mut files, mut reader) = (Files::default(), Reader::default());
+        let begun = Instant::now();
+        let mut in_one_sample = Vec::new();
+        for second in 0..30 {
+            let now = begun + Duration::from_secs(second);
+            drop(reader.read(&mut files, &mut counters, now));
+            let read = reader.slow.iter().filter(|slow| slow.read_at == Some(now));
+            in_one_sample.push(read.count());
+            let old = |slow: &super::Slow| now - slow.read_at.unwrap() > SLOW * 2;
+            assert!(!reader.slow.iter().any(old));
+        }
+        assert_eq!(in_one_sample[0], reader.slow.len(), "the first tells all");
+        assert!(
+            in_one_sample[1..].iter().all(|read| *read <= 1),
+            "{in_one_sample:?}"
+        );
+        assert!(in_one_sample[10..].iter().sum::<usize>() >= 15);
+    }
+
+    #[test]
     fn what_is_not_there_is_no_failure_and_what_fails_says_why() {
-        let mut sheet = Sheet::at(Instant::now());
+        let mut files = Files::default();
+        let mut sheet = Sheet::at(&mut files, Instant::now());
         assert_eq!(sheet.text("a", "/nonexistent/table"), None);
         assert_eq!(sheet.text("b", "/proc"), None);
         let states: Vec<&State> = sheet.sample.sources.iter().map(|one| &one.state).collect();

@@ -20,6 +20,7 @@ mod scheduler;
 mod why;
 
 use std::{
+    collections::HashMap,
     fmt,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -35,7 +36,7 @@ use load::{Kernel, SPECS, Slot};
 
 use super::kernel::{
     BlockCounts, Device, Edge, EdgeCounts, KernelCounts, KernelProbes, ProbeCost, ProbeState,
-    ProbeStatus, ProcessCounts, SyscallMode, SyscallPlan,
+    ProbeStatus, ProcessCounts, SyscallCounts, SyscallMode, SyscallPlan,
 };
 use crate::incident::CgroupId;
 
@@ -46,6 +47,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pa
 const BLOCK_PLACES: usize = 4_096;
 /// Likewise, edges.
 const EDGE_PLACES: usize = 8_192;
+/// Idle edges are looked for this often while nobody asks for edges.
+const EDGES: Duration = Duration::from_secs(10);
 
 /// The probes of this process. Needs no asynchronous runtime; one thread drains the ring.
 pub struct Probes {
@@ -58,6 +61,7 @@ struct Inner {
     idle: Idle<CgroupId, ProcessCounts>,
     idle_block: Idle<(CgroupId, Device), BlockCounts>,
     idle_edges: Idle<Edge, EdgeCounts>,
+    edges_at: Option<Instant>,
     places: usize,
     idle_after: Duration,
     account: Account,
@@ -97,6 +101,7 @@ impl Probes {
                 idle: Idle::default(),
                 idle_block: Idle::default(),
                 idle_edges: Idle::default(),
+                edges_at: None,
                 places: config.cgroups_max as usize,
                 idle_after: Duration::from_secs(config.idle_s),
                 account: Account::new(config.budget_cpu_percent),
@@ -150,37 +155,44 @@ impl fmt::Debug for Probes {
     }
 }
 
-impl KernelProbes for Probes {
-    fn counts(&self) -> KernelCounts {
-        let mut inner = self.inner();
-        let inner = &mut *inner;
-        if let Some(kernel) = &mut inner.kernel {
-            inner.account.keep(kernel, &mut inner.slots, Instant::now());
+impl Inner {
+    /// Reads the maps. `edges`: those too, which may be thousands.
+    fn read(&mut self, with_edges: bool) -> KernelCounts {
+        let now = Instant::now();
+        if let Some(kernel) = &mut self.kernel {
+            self.account.keep(kernel, &mut self.slots, now);
         }
-        let Inner {
-            kernel: Some(kernel),
-            idle,
-            idle_block,
-            idle_edges,
-            places,
-            idle_after,
-            ..
-        } = inner
-        else {
+        let Some(kernel) = &mut self.kernel else {
             return KernelCounts::default();
         };
         let processes = kernel.maps.processes();
-        let now = Instant::now();
-        for cgroup in idle.observe(&processes, now, *places, *idle_after) {
+        let idle_after = self.idle_after;
+        for cgroup in self.idle.observe(&processes, now, self.places, idle_after) {
             kernel.maps.forget(cgroup);
         }
         let block = kernel.maps.block();
-        for place in idle_block.observe(&block, now, BLOCK_PLACES, *idle_after) {
+        for place in self
+            .idle_block
+            .observe(&block, now, BLOCK_PLACES, idle_after)
+        {
             kernel.maps.forget_block(place);
         }
-        let edges = kernel.maps.edges();
-        for edge in idle_edges.observe(&edges, now, EDGE_PLACES, *idle_after) {
-            kernel.maps.forget_edge(edge);
+        let tidy_edges = self
+            .edges_at
+            .is_none_or(|at| now.duration_since(at) >= EDGES);
+        let mut edges = HashMap::new();
+        if with_edges || tidy_edges {
+            edges = kernel.maps.edges();
+            for edge in self
+                .idle_edges
+                .observe(&edges, now, EDGE_PLACES, idle_after)
+            {
+                kernel.maps.forget_edge(edge);
+            }
+            self.edges_at = Some(now);
+        }
+        if !with_edges {
+            edges.clear();
         }
         let (sched, blocked) = kernel.scheduler.counts();
         KernelCounts {
@@ -198,25 +210,14 @@ impl KernelProbes for Probes {
         }
     }
 
-    fn statuses(&self) -> Vec<ProbeStatus> {
-        let inner = self.inner();
+    /// How each fares; `calls` and `waits` are what the syscall pair and the scheduler tier have counted.
+    fn statuses(&self, calls: u64, waits: u64) -> Vec<ProbeStatus> {
         let status = |slot: &Slot| {
-            let stats = inner
+            let stats = self
                 .kernel
                 .as_ref()
                 .map(|kernel| kernel.maps.stats(slot.spec.index))
                 .unwrap_or_default();
-            let events = match &inner.kernel {
-                Some(kernel)
-                    if slot.spec.name == ProbeName::Syscalls
-                        && slot.state == ProbeState::Attached =>
-                {
-                    let all = kernel.pair.counts();
-                    all.values().flat_map(|counts| counts.buckets).sum()
-                }
-                Some(kernel) if slot.spec.name == ProbeName::Sched => kernel.scheduler.events(),
-                _ => stats.events,
-            };
             let points: Vec<&str> = slot.spec.programs.iter().map(|(_, point)| *point).collect();
             ProbeStatus {
                 name: slot.spec.label,
@@ -224,11 +225,41 @@ impl KernelProbes for Probes {
                 kind: format!("{} {}", slot.spec.kind(), points.join(" + ")),
                 fallback: slot.spec.fallback,
                 why: slot.why.clone(),
-                events,
+                events: match slot.spec.name {
+                    ProbeName::Syscalls if slot.state == ProbeState::Attached => calls,
+                    ProbeName::Sched => waits,
+                    _ => stats.events,
+                },
                 drops: stats.ring_drops + stats.map_drops + stats.collisions,
             }
         };
-        inner.slots.iter().map(status).collect()
+        self.slots.iter().map(status).collect()
+    }
+}
+
+fn calls(counted: &HashMap<(CgroupId, u32), SyscallCounts>) -> u64 {
+    counted.values().flat_map(|counts| counts.buckets).sum()
+}
+
+impl KernelProbes for Probes {
+    fn counts(&self) -> KernelCounts {
+        self.inner().read(true)
+    }
+
+    fn statuses(&self) -> Vec<ProbeStatus> {
+        let inner = self.inner();
+        let kernel = inner.kernel.as_ref();
+        inner.statuses(
+            kernel.map_or(0, |kernel| calls(&kernel.pair.counts())),
+            kernel.map_or(0, |kernel| kernel.scheduler.events()),
+        )
+    }
+
+    fn sample(&self) -> (Vec<ProbeStatus>, KernelCounts) {
+        let mut inner = self.inner();
+        let counts = inner.read(false);
+        let waits = counts.sched.values().flat_map(|waits| waits.buckets).sum();
+        (inner.statuses(calls(&counts.syscalls), waits), counts)
     }
 
     fn watch(&self, plan: &SyscallPlan) -> bool {

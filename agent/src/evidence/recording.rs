@@ -232,6 +232,41 @@ impl Recording {
     /// # Errors
     /// When it is no recording, of a later format, cut off, damaged, or has nothing so early.
     pub fn read(path: &Path, at_s: Option<f64>) -> Result<Self, RecordingError> {
+        let mut found: Option<(f64, Box<Evidence>)> = None;
+        let mut first_s = None;
+        let (header, records) = Self::each(path, |age_s, evidence| {
+            first_s.get_or_insert(age_s);
+            if at_s.is_none_or(|at_s| age_s <= at_s) {
+                found = Some((age_s, evidence));
+            }
+        })?;
+        match (found, first_s) {
+            (Some((at_s, evidence)), _) => Ok(Self {
+                header,
+                records,
+                evidence: *evidence,
+                at_s,
+            }),
+            (None, Some(first_s)) => Err(RecordingError::TooEarly {
+                at_s: at_s.unwrap_or(0.0),
+                first_s,
+            }),
+            (None, None) => Err(RecordingError::Truncated {
+                path: path.to_owned(),
+                records,
+            }),
+        }
+    }
+
+    /// Reads a recording to its end, each record with its age in seconds after the beginning; one at a
+    /// time is in memory, unless it is kept. What comes before a cut or a damage has been seen by then.
+    ///
+    /// # Errors
+    /// When it is no recording, of a later format, cut off or damaged.
+    pub fn each(
+        path: &Path,
+        mut see: impl FnMut(f64, Box<Evidence>),
+    ) -> Result<(Header, usize), RecordingError> {
         let read = |source| RecordingError::Read {
             path: path.to_owned(),
             source,
@@ -244,8 +279,6 @@ impl Recording {
             records: 0,
         };
         let header = lines.header()?;
-        let mut found: Option<(f64, Box<Evidence>)> = None;
-        let mut first_s = None;
         loop {
             match lines.next()? {
                 Line::Evidence(evidence) => {
@@ -253,34 +286,16 @@ impl Recording {
                     let age_s = (evidence.taken_at - header.began)
                         .total(jiff::Unit::Second)
                         .unwrap_or(0.0);
-                    first_s.get_or_insert(age_s);
-                    if at_s.is_none_or(|at_s| age_s <= at_s) {
-                        found = Some((age_s, evidence));
-                    }
+                    see(age_s, evidence);
                 }
                 Line::Other(_) => {}
                 Line::End(records) if records == lines.records => {
                     lines.end()?;
-                    break;
+                    return Ok((header, records));
                 }
                 Line::End(_) => return Err(lines.cut_off()),
             }
         }
-        let Some((age_s, evidence)) = found else {
-            return Err(match first_s {
-                Some(first_s) => RecordingError::TooEarly {
-                    at_s: at_s.unwrap_or(0.0),
-                    first_s,
-                },
-                None => lines.cut_off(),
-            });
-        };
-        Ok(Self {
-            header,
-            records: lines.records,
-            evidence: *evidence,
-            at_s: age_s,
-        })
     }
 }
 

@@ -2,30 +2,35 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use tracing::debug;
 
 use super::{
     EvidenceConfig, EvidenceError,
     cgroup::{Bounds, Cgroups, Walk, Walker},
     counters::{Count, Counter, Gauge, HostCounter},
+    files::Files,
     filesystems::{self, Fullest},
     host::{self, Hardware, HostSample},
     kernel::{KernelCounts, KernelProbes, ProbeState, ProbeStatus},
     mounts::Mounts,
     node::{self, NodeSample},
     process::{self, Members, Newcomers, Processes},
-    scan::Looks,
+    scan::{Looker, Looks},
     sched,
 };
 use crate::incident::CgroupId;
 
 /// Mounts, disks and (where a controller is missing) all processes are looked at this often.
 const SLOW: Duration = Duration::from_secs(10);
+/// Looking at all processes rests at least this many times as long as it worked.
+const MEMBERS_REST: u32 = 500;
 /// How full filesystems are may be this old.
 const FULLEST: Duration = Duration::from_secs(1);
 
@@ -84,13 +89,14 @@ pub(super) struct Sampler {
     processes: Processes,
     hardware: Hardware,
     node: node::Reader,
-    looks: Looks,
+    looker: Looker,
+    files: Files,
     mounts: Mounts,
     slow_at: Option<Instant>,
     fullest: Fullest,
     fullest_at: Option<Instant>,
     members: HashMap<String, Members>,
-    members_at: Option<Instant>,
+    members_due: Option<Instant>,
 }
 
 impl Sampler {
@@ -102,35 +108,45 @@ impl Sampler {
             processes: Processes::default(),
             hardware: Hardware::default(),
             node: node::Reader::default(),
-            looks: Looks::default(),
+            looker: Looker::default(),
+            files: Files::default(),
             mounts: Mounts::default(),
             slow_at: None,
             fullest: Fullest::default(),
             fullest_at: None,
             members: HashMap::new(),
-            members_at: None,
+            members_due: None,
         }
     }
 
     /// Takes a sample. `earlier` is the last one, if any.
     pub(super) fn sample(&mut self, earlier: Option<&Sample>) -> Result<Sample, EvidenceError> {
-        let begun = cpu_time();
+        let mut parts = Parts::default();
         self.refresh_slow(Instant::now());
-        let mut host = host::read(&self.hardware)?;
+        parts.end("mounts");
+        let mut host = host::read(&mut self.files, &self.hardware)?;
         // The host's counters were read now; that is the moment which rates refer to.
         let at = Instant::now();
-        let mut node = self.node.read(&mut host.counters, at);
+        parts.end("host");
+        let mut node = self.node.read(&mut self.files, &mut host.counters, at);
+        parts.end("node");
         let wall = Timestamp::now();
         let kernel = self.kernel();
         add_from_probes(&mut host, &kernel);
-        self.looks.look(at, self.config.processes_max, cpu_time);
-        node.levels.extend(self.looks.zombies());
-        node.sources.extend(self.looks.source());
+        parts.end("probes");
+        let looks = self
+            .looker
+            .look(at, self.config.processes_max, cpu_time)
+            .clone();
+        node.levels.extend(looks.zombies());
+        node.sources.extend(looks.source());
+        parts.end("processes");
         if let Some(count) = self.mounts.gone_readonly {
             node.levels.push(("fs.readonly", count as f64, true));
         }
         let (mut cgroups, found) = self.cgroups(earlier);
         add_kernel_counts(&mut cgroups, &kernel);
+        parts.end("cgroups");
         if !cgroups.is_empty() {
             self.add_members(&mut cgroups, found, at);
         }
@@ -140,17 +156,20 @@ impl Sampler {
         } else {
             self.processes.newcomers(self.config.processes_max)
         };
+        parts.end("members");
         if is_due(self.fullest_at, at, FULLEST) {
             self.fullest = filesystems::fullest(&self.mounts.local);
             self.fullest_at = Some(at);
         }
+        parts.end("filesystems");
+        debug!(%parts, "sampled");
         Ok(Sample {
             at,
             wall,
-            took: cpu_time().saturating_sub(begun),
+            took: parts.all(),
             host,
             node,
-            looks: self.looks.clone(),
+            looks,
             has_cgroups: self.mounts.cgroup2.is_some(),
             cgroups,
             walk: found,
@@ -178,8 +197,7 @@ impl Sampler {
     }
 
     fn kernel(&self) -> KernelSample {
-        let statuses = self.probes.statuses();
-        let counts = self.probes.counts();
+        let (statuses, counts) = self.probes.sample();
         let dropped: u64 = statuses
             .iter()
             .filter(|probe| matches!(probe.name, "exec" | "fork" | "exit" | "oom"))
@@ -214,12 +232,14 @@ impl Sampler {
     fn add_members(&mut self, cgroups: &mut Cgroups, walk: Walk, now: Instant) {
         if walk.memory && walk.pids {
             self.members = HashMap::new();
-            self.members_at = None;
+            self.members_due = None;
             return;
         }
-        if is_due(self.members_at, now, SLOW) {
+        if self.members_due.is_none_or(|due| now >= due) {
+            let begun = cpu_time();
             self.members = process::members(self.config.processes_max);
-            self.members_at = Some(now);
+            let took = cpu_time().saturating_sub(begun);
+            self.members_due = now.checked_add((took * MEMBERS_REST).max(SLOW));
         }
         for sample in cgroups.values_mut() {
             let members = self.members.get(&*sample.path).copied().unwrap_or_default();
@@ -234,6 +254,48 @@ impl Sampler {
                 sample.gauges[Gauge::Pids as usize] = Count::new(members.tasks);
             }
         }
+    }
+}
+
+/// Where the CPU time of a sample goes: `RUST_LOG=paramedic::evidence::sample=debug` tells.
+#[derive(Debug)]
+struct Parts {
+    begun: Duration,
+    last: Duration,
+    took: Vec<(&'static str, Duration)>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let now = cpu_time();
+        Self {
+            begun: now,
+            last: now,
+            took: Vec::with_capacity(8),
+        }
+    }
+}
+
+impl Parts {
+    /// The part since the last one's end was this.
+    fn end(&mut self, name: &'static str) {
+        let now = cpu_time();
+        self.took.push((name, now.saturating_sub(self.last)));
+        self.last = now;
+    }
+
+    fn all(&self) -> Duration {
+        self.last.saturating_sub(self.begun)
+    }
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} us:", self.all().as_micros())?;
+        for (name, took) in &self.took {
+            write!(f, " {name} {}", took.as_micros())?;
+        }
+        Ok(())
     }
 }
 

@@ -1,22 +1,21 @@
 //! A look at every process: zombies, threads, open files. Costs some files a process, so it is taken
-//! every few seconds, and less often where there are many.
+//! every few seconds, and less often where there are many; and it is spread over as many samples as it
+//! takes for none of them to become much dearer by it.
 
 use std::{
     collections::HashMap,
     fs,
+    io::{self, Read as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use procfs::{
-    FromRead,
-    process::{Limits, Stat},
-};
+use procfs::{FromRead, process::Limits};
 
 use super::{
     node::{Level, Source, State},
-    process::{cgroup_of, pids},
+    process::pids,
 };
 use crate::incident::{CgroupFacts, Reading};
 
@@ -24,6 +23,15 @@ use crate::incident::{CgroupFacts, Reading};
 const LEAST: Duration = Duration::from_secs(2);
 /// It rests at least this many times as long as it worked.
 const REST: u32 = 500;
+/// CPU time that a look may take of one sample; it goes on in the next. The first is taken whole.
+const SLICE: Duration = Duration::from_millis(2);
+/// Processes between two looks at the clock.
+const BATCH: usize = 8;
+/// `PF_KTHREAD`: threads of the kernel's have neither files nor a limit.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+/// Longer than a line of either file: a path of a cgroup has 4096 bytes at most, and a v1 hierarchy has
+/// a line of its own.
+const TEXT_BYTES: usize = 64 * 1024;
 /// Open files below which a process' limit is not asked for: no limit is so low.
 const FILES_WORTH_ASKING: u64 = 128;
 /// Entries of a folder of open files that are counted one by one, where the kernel does not tell.
@@ -42,6 +50,7 @@ struct Held {
 /// One look.
 #[derive(Debug)]
 pub(super) struct Look {
+    /// When it was complete.
     at: Instant,
     zombies: u64,
     by_path: HashMap<String, Held>,
@@ -49,27 +58,66 @@ pub(super) struct Look {
     cut_off: bool,
 }
 
+/// A look that is being taken.
+#[derive(Debug)]
+struct Begun {
+    look: Look,
+    /// Processes to come.
+    pids: std::vec::IntoIter<u32>,
+    took: Duration,
+}
+
 /// The last look and the one before.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Looks {
     last: Option<Arc<Look>>,
     before: Option<Arc<Look>>,
+}
+
+/// Takes looks.
+#[derive(Debug, Default)]
+pub(super) struct Looker {
+    looks: Looks,
+    begun: Option<Begun>,
     due: Option<Instant>,
+    text: Vec<u8>,
+}
+
+impl Looker {
+    /// Goes on with a look, or begins one if it is time. `cpu_time` is the time that this thread has
+    /// used.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        processes_max: usize,
+        cpu_time: impl Fn() -> Duration,
+    ) -> &Looks {
+        if self.begun.is_none() && self.due.is_some_and(|due| now < due) {
+            return &self.looks;
+        }
+        let started = cpu_time();
+        let mut begun = self
+            .begun
+            .take()
+            .unwrap_or_else(|| Begun::new(now, processes_max));
+        let first = self.looks.last.is_none();
+        let spent = || cpu_time().saturating_sub(started);
+        while begun.some(&mut self.text) {
+            if !first && spent() >= SLICE {
+                begun.took += spent();
+                self.begun = Some(begun);
+                return &self.looks;
+            }
+        }
+        begun.took += spent();
+        self.due = now.checked_add((begun.took * REST).max(LEAST));
+        begun.look.at = now;
+        self.looks.before = self.looks.last.replace(Arc::new(begun.look));
+        &self.looks
+    }
 }
 
 impl Looks {
-    /// Looks, if it is time. `cpu_time` is the time that this thread has used.
-    pub(super) fn look(&mut self, now: Instant, processes_max: usize, cpu_time: fn() -> Duration) {
-        if self.due.is_some_and(|due| now < due) {
-            return;
-        }
-        let begun = cpu_time();
-        let look = Look::take(now, processes_max);
-        let took = cpu_time().saturating_sub(begun);
-        self.due = now.checked_add((took * REST).max(LEAST));
-        self.before = self.last.replace(Arc::new(look));
-    }
-
     /// Processes that have ended and that nobody has waited for.
     pub(super) fn zombies(&self) -> Option<Level> {
         let last = self.last.as_ref()?;
@@ -121,42 +169,112 @@ impl Looks {
     }
 }
 
-impl Look {
-    fn take(at: Instant, processes_max: usize) -> Self {
-        let mut look = Self {
-            at,
-            zombies: 0,
-            by_path: HashMap::new(),
-            cut_off: false,
-        };
-        let mut seen = 0;
-        for pid in pids(processes_max) {
-            seen += 1;
-            let folder = format!("/proc/{pid}");
-            // It may be gone by now.
-            let Ok(stat) = Stat::from_file(format!("{folder}/stat")) else {
-                continue;
-            };
-            if stat.state == 'Z' {
-                look.zombies += 1;
-                continue;
-            }
-            let Some(path) = cgroup_of(pid) else { continue };
-            let held = look.by_path.entry(path).or_default();
-            held.threads += u64::try_from(stat.num_threads)
-                .unwrap_or(1)
-                .saturating_sub(1);
-            let files = open_files(&Path::new(&folder).join("fd"));
-            held.files += files;
-            if files >= FILES_WORTH_ASKING
-                && let Some(most) = files_limit(&folder)
-            {
-                held.files_of_limit = held.files_of_limit.max(files as f64 / most as f64);
-            }
+impl Begun {
+    fn new(at: Instant, processes_max: usize) -> Self {
+        let pids: Vec<u32> = pids(processes_max).collect();
+        Self {
+            look: Look {
+                at,
+                zombies: 0,
+                by_path: HashMap::new(),
+                cut_off: pids.len() == processes_max,
+            },
+            pids: pids.into_iter(),
+            took: Duration::ZERO,
         }
-        look.cut_off = seen == processes_max;
-        look
     }
+
+    /// Looks at some more; says whether there are more still.
+    fn some(&mut self, text: &mut Vec<u8>) -> bool {
+        for _ in 0..BATCH {
+            let Some(pid) = self.pids.next() else {
+                return false;
+            };
+            self.look.add(pid, text);
+        }
+        true
+    }
+}
+
+impl Look {
+    fn add(&mut self, pid: u32, text: &mut Vec<u8>) {
+        let folder = format!("/proc/{pid}");
+        // It may be gone by now.
+        let Some(stat) = read(&format!("{folder}/stat"), text).and_then(Stat::parse) else {
+            return;
+        };
+        if stat.state == b'Z' {
+            self.zombies += 1;
+            return;
+        }
+        if stat.flags & KERNEL_THREAD != 0 {
+            return;
+        }
+        let Some(path) = read(&format!("{folder}/cgroup"), text).and_then(path_v2) else {
+            return;
+        };
+        // Most share their cgroup with others, whose path is there already.
+        let held = match self.by_path.get_mut(path) {
+            Some(held) => held,
+            None => self.by_path.entry(path.to_owned()).or_default(),
+        };
+        held.threads += stat.threads.saturating_sub(1);
+        let files = open_files(&Path::new(&folder).join("fd"));
+        held.files += files;
+        if files >= FILES_WORTH_ASKING
+            && let Some(most) = files_limit(&folder)
+        {
+            held.files_of_limit = held.files_of_limit.max(files as f64 / most as f64);
+        }
+    }
+}
+
+/// What of `/proc/PID/stat` is of interest; the `procfs` crate parses all its 52 fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    flags: u64,
+    threads: u64,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        // The name is in brackets and may have any of its own.
+        let (_, rest) = text.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        // state ppid pgrp session tty tpgid flags … num_threads, the 3rd, 9th and 20th of all.
+        let state = *fields.next()?.as_bytes().first()?;
+        let flags = fields.nth(5)?.parse().ok()?;
+        let threads = fields.nth(10)?.parse().ok()?;
+        Some(Self {
+            state,
+            flags,
+            threads,
+        })
+    }
+}
+
+/// The path of the hierarchy with the number 0.
+fn path_v2(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// The text of a small file.
+fn read<'t>(path: &str, text: &'t mut Vec<u8>) -> Option<&'t str> {
+    if text.len() < TEXT_BYTES {
+        text.resize(TEXT_BYTES, 0);
+    }
+    let mut file = fs::File::open(path).ok()?;
+    let mut len = 0;
+    loop {
+        match file.read(&mut text[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    std::str::from_utf8(&text[..len]).ok()
 }
 
 /// Linux tells the number as the folder's size since 6.2; before, it is 0 and they are counted.
@@ -184,7 +302,28 @@ fn files_limit(folder: &str) -> Option<u64> {
 mod tests {
     use std::{fs::File, path::Path, time::Instant};
 
-    use super::{Look, Looks, cgroup_of, files_limit, open_files};
+    use super::{Begun, Look, Looker, Looks, Stat, files_limit, open_files, path_v2};
+    use crate::evidence::process::cgroup_of;
+
+    fn whole(processes_max: usize) -> Look {
+        let mut begun = Begun::new(Instant::now(), processes_max);
+        while begun.some(&mut Vec::new()) {}
+        begun.look
+    }
+
+    #[test]
+    fn a_name_may_look_like_fields() {
+        let line = "7 (a) Z 1) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 12 0 99 0 0\n";
+        let expected = Stat {
+            state: b'S',
+            flags: 4_194_560,
+            threads: 12,
+        };
+        assert_eq!(Stat::parse(line), Some(expected));
+        assert_eq!(Stat::parse("7 (a) S 1 7"), None);
+        assert_eq!(path_v2("3:cpu:/a\n0::/b c\n"), Some("/b c"));
+        assert_eq!(path_v2("3:cpu:/a\n"), None);
+    }
 
     #[test]
     fn our_own_files_and_threads_are_counted() {
@@ -193,7 +332,7 @@ mod tests {
         let after = open_files(Path::new("/proc/self/fd"));
         // Other tests open files, too.
         assert!(after >= 200 && before > 0, "{before} {after}");
-        let look = Look::take(Instant::now(), 100_000);
+        let look = whole(100_000);
         if let Some(path) = cgroup_of(std::process::id()) {
             let ours = look.by_path[&path];
             assert!(ours.files >= 200, "{ours:?}");
@@ -203,21 +342,53 @@ mod tests {
         }
         drop(held);
         assert!(!look.cut_off);
-        assert!(Look::take(Instant::now(), 1).cut_off);
+        assert!(whole(1).cut_off);
     }
 
     #[test]
     fn a_look_is_not_taken_again_at_once() {
-        let mut looks = Looks::default();
+        let mut looker = Looker::default();
         let now = Instant::now();
         let no_time = || std::time::Duration::ZERO;
-        looks.look(now, 100_000, no_time);
-        looks.look(now + super::LEAST / 2, 100_000, no_time);
         let at = |looks: &Looks| looks.source().map(|source| source.at);
-        assert_eq!(at(&looks), Some(now));
+        looker.look(now, 100_000, no_time);
+        let looks = looker.look(now + super::LEAST / 2, 100_000, no_time);
+        assert_eq!(at(looks), Some(now));
         assert!(looks.before.is_none());
-        looks.look(now + super::LEAST, 100_000, no_time);
-        assert_eq!(at(&looks), Some(now + super::LEAST));
+        let looks = looker.look(now + super::LEAST, 100_000, no_time);
+        assert_eq!(at(looks), Some(now + super::LEAST));
         assert!(looks.before.is_some());
+    }
+
+    #[test]
+    fn a_dear_look_is_spread_over_samples() {
+        use std::{cell::Cell, time::Duration};
+        let mut looker = Looker::default();
+        let mut now = Instant::now();
+        // Each look at the clock finds a millisecond gone.
+        let clock = Cell::new(Duration::ZERO);
+        let cpu_time = || {
+            clock.set(clock.get() + Duration::from_millis(1));
+            clock.get()
+        };
+        looker.look(now, 200, cpu_time);
+        let first = looker.looks.last.clone().unwrap();
+        now += Duration::from_hours(1);
+        let mut samples = 0;
+        while looker.looks.before.is_none() {
+            looker.look(now, 200, cpu_time);
+            samples += 1;
+            now += Duration::from_secs(1);
+            assert!(samples < 200);
+        }
+        let seen = super::pids(200).count();
+        assert!(
+            seen <= super::BATCH || samples > 1,
+            "{seen} processes in {samples} samples"
+        );
+        let last = looker.looks.last.unwrap();
+        assert!(!last.by_path.is_empty() || first.by_path.is_empty());
+        // It rests for as long as all its parts took.
+        assert!(looker.due.unwrap() >= now + super::LEAST - Duration::from_secs(1));
     }
 }

@@ -14,7 +14,7 @@ struct Clock {
     ever_kept: bool,
 }
 
-pub(super) fn read(sheet: &mut Sheet) {
+pub(super) fn read(sheet: &mut Sheet<'_>) {
     let mut levels = None;
     sheet.take("clock", ask().and_then(judge), |found| {
         levels = Some(*found);

@@ -31,7 +31,7 @@ const NETSTAT: [(HostCounter, &str, &str); 6] = [
     (HostCounter::ListenOverflows, "TcpExt", "ListenOverflows"),
 ];
 
-pub(super) fn read(sheet: &mut Sheet, counters: &mut HostCounters) {
+pub(super) fn read(sheet: &mut Sheet<'_>, counters: &mut HostCounters) {
     for (name, path, wanted) in [
         ("tcp", "/proc/net/snmp", &SNMP[..]),
         ("tcp more", "/proc/net/netstat", &NETSTAT[..]),

@@ -17,7 +17,7 @@ const WORTH_COUNTING: f64 = 0.25;
 /// Bytes of the tables of sockets that are read: some 200,000 sockets.
 const TABLE_BYTES_MAX: u64 = 32 << 20;
 
-pub(super) fn read(sheet: &mut Sheet) {
+pub(super) fn read(sheet: &mut Sheet<'_>) {
     let Some(range) = sheet
         .text("ports", "/proc/sys/net/ipv4/ip_local_port_range")
         .and_then(|text| range(&text))

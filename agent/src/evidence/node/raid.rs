@@ -12,7 +12,7 @@ struct Arrays {
     inactive: u32,
 }
 
-pub(super) fn read(sheet: &mut Sheet) {
+pub(super) fn read(sheet: &mut Sheet<'_>) {
     if let Some(text) = sheet.text("raid", "/proc/mdstat") {
         let found = parse(&text);
         for (name, count) in [

@@ -6,7 +6,7 @@ use super::{Sheet, State, number, share};
 
 const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-pub(super) fn read(sheet: &mut Sheet) {
+pub(super) fn read(sheet: &mut Sheet<'_>) {
     if let Some(text) = sheet.text("files", "/proc/sys/fs/file-nr") {
         sheet.level("files.used", files(&text));
     }
@@ -15,6 +15,10 @@ pub(super) fn read(sheet: &mut Sheet) {
     let mut used = None;
     sheet.take("conntrack", tracked, |share| used = Some(*share));
     sheet.level("conntrack.used", used);
+}
+
+/// What moves slowly.
+pub(super) fn read_entropy(sheet: &mut Sheet<'_>) {
     if let Some(text) = sheet.text("entropy", "/proc/sys/kernel/random/entropy_avail") {
         sheet.level("entropy.bits", text.trim().parse().ok());
     }
@@ -28,13 +32,13 @@ fn files(text: &str) -> Option<f64> {
 }
 
 /// Of the two limits, the one that is nearer.
-fn tasks(sheet: &mut Sheet) {
+fn tasks(sheet: &mut Sheet<'_>) {
     let Some(load) = sheet.text("tasks", "/proc/loadavg") else {
         return;
     };
     let limits = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
-    let limits = limits.map(|path| number(Path::new(path)));
-    let least = limits.into_iter().filter_map(Result::ok).reduce(f64::min);
+    let limits = limits.map(|path| sheet.files.read(path).ok()?.trim().parse().ok());
+    let least = limits.into_iter().flatten().reduce(f64::min);
     let used = total_tasks(&load)
         .zip(least)
         .and_then(|(tasks, most)| share(tasks, most));

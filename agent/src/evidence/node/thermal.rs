@@ -18,7 +18,7 @@ struct Hottest {
     of_critical: Option<f64>,
 }
 
-pub(super) fn read(sheet: &mut Sheet) {
+pub(super) fn read(sheet: &mut Sheet<'_>) {
     let mut hottest = Hottest::default();
     sheet.take("sensors", of(Path::new("/sys/class/thermal")), |found| {
         hottest = *found;

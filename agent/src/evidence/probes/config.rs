@@ -42,7 +42,8 @@ pub struct ProbesConfig {
     /// Ring of events in bytes: a power of two, 4,096 to 67,108,864. Default 1 MiB, which holds what
     /// 900,000 events a second bring within one drain.
     pub ring_bytes: u32,
-    /// Longest wait between two drains of the ring in ms, 1 to 1,000. Default 20.
+    /// Longest wait between two drains of the ring in ms while events come, 1 to 1,000; while few do,
+    /// up to eight times that. Default 20.
     pub drain_ms: u64,
     /// Bytes waiting in the ring from which a drain starts at once, 1,024 to 67,108,864. In a ring
     /// that is smaller only the clock starts it. Default 64 KiB.

@@ -1,7 +1,9 @@
 //! The thread that empties the rings: events for people, log lines of the probes for `tracing`.
 //!
 //! Kernel side counts everything in maps as well, so a lost event costs a line in a list and never
-//! a number. The thread needs no runtime; it waits at most `drain_ms`, and it ends at once when told.
+//! a number. The thread needs no runtime, and it ends at once when told. It waits at most `drain_ms`
+//! while events come; while few do, longer and longer, up to eight times that: looking fifty times a
+//! second for nothing was a third of what an idle agent took. A ring that fills up wakes it anyhow.
 
 use std::{
     collections::VecDeque,
@@ -20,11 +22,15 @@ use paramedic_abi::{Event, FATAL, probe, tcp_event};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde::Serialize;
 
-use super::config::ProbeName;
+use super::config::{ProbeName, ProbesConfig};
 use crate::incident::CgroupId;
 
 /// Between two drains while events come thick: below it the wake-ups cost more than the work.
 const BREATH: Duration = Duration::from_millis(1);
+/// The wait grows up to this many times `drain_ms`,
+const STRETCH_MAX: u32 = 8;
+/// as long as a drain finds fewer events than this.
+const FEW: usize = 64;
 /// Events taken in one go, so that a storm cannot keep the logs and the end waiting.
 const BATCH_MAX: usize = 65_536;
 
@@ -192,19 +198,19 @@ impl Drain {
     pub(super) fn start(
         events: RingBuf<MapData>,
         logs: Option<EbpfLogger<ToTracing>>,
-        wait: Duration,
-        recent_max: usize,
+        config: &ProbesConfig,
     ) -> std::io::Result<Self> {
         let stop = File::from(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stopped = stop.try_clone()?;
         let recent = Arc::new(Mutex::new(Recent {
-            max: recent_max,
+            max: config.recent_max,
             ..Recent::default()
         }));
+        let waits = Waits::of(config);
         let shared = recent.clone();
         let thread = std::thread::Builder::new()
             .name("probe-drain".into())
-            .spawn(move || run(events, logs, &stopped, wait, &shared))?;
+            .spawn(move || run(events, logs, &stopped, waits, &shared))?;
         Ok(Self {
             recent,
             stop,
@@ -240,18 +246,52 @@ impl Drop for Drain {
     }
 }
 
+/// How long the thread waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waits {
+    shortest: Duration,
+    /// In a ring that wakes nobody only the clock empties it: there it stays the same.
+    longest: Duration,
+    now: Duration,
+}
+
+impl Waits {
+    fn of(config: &ProbesConfig) -> Self {
+        let shortest = Duration::from_millis(config.drain_ms);
+        let wakes = config.wake_bytes < config.ring_bytes;
+        Self {
+            shortest,
+            longest: shortest * if wakes { STRETCH_MAX } else { 1 },
+            now: shortest,
+        }
+    }
+
+    /// A drain found so many events.
+    fn drained(&mut self, events: usize) {
+        self.now = if events < FEW {
+            (self.now * 2).min(self.longest)
+        } else {
+            self.shortest
+        };
+    }
+
+    fn timeout(self) -> Timespec {
+        Timespec {
+            tv_sec: i64::try_from(self.now.as_secs()).unwrap_or(1),
+            tv_nsec: self.now.subsec_nanos().into(),
+        }
+    }
+}
+
 fn run(
     mut events: RingBuf<MapData>,
     mut logs: Option<EbpfLogger<ToTracing>>,
     stop: &File,
-    wait: Duration,
+    mut waits: Waits,
     recent: &Mutex<Recent>,
 ) {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
-        tv_nsec: wait.subsec_nanos().into(),
-    };
     loop {
+        let timeout = waits.timeout();
         let mut sources = [
             PollFd::new(stop, PollFlags::IN),
             PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN),
@@ -272,6 +312,7 @@ fn run(
                 taken += 1;
             }
         }
+        waits.drained(taken);
         if let Some(logs) = &mut logs {
             logs.flush();
         }
@@ -344,6 +385,24 @@ mod tests {
             ..fork(1)
         };
         assert_eq!(ProcessEvent::decode(&bytes(strange)), None);
+    }
+
+    #[test]
+    fn it_waits_longer_while_little_happens_and_only_where_a_full_ring_wakes_it() {
+        let config = ProbesConfig::default();
+        let mut waits = Waits::of(&config);
+        for _ in 0..10 {
+            waits.drained(3);
+        }
+        assert_eq!(waits.now, Duration::from_millis(config.drain_ms * 8));
+        waits.drained(FEW);
+        assert_eq!(waits.now, Duration::from_millis(config.drain_ms));
+        let mut small = Waits::of(&ProbesConfig {
+            ring_bytes: 4_096,
+            ..config
+        });
+        small.drained(0);
+        assert_eq!(small.now, small.shortest);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::{btf::Btf, config::ProbeName};
+use super::{btf::Btf, config::ProbeName, scheduler};
 
 /// Where every kernel with BTF shows it.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -15,6 +15,8 @@ pub struct Layout {
     pub globals: Vec<(&'static str, u64)>,
     /// Why a probe cannot read what it must on this kernel.
     unreadable: Vec<(ProbeName, String)>,
+    /// Ids of the types of those tracepoints to which a program is attached by its type.
+    pub tracepoints: Vec<(&'static str, u32)>,
 }
 
 /// `(global, struct, field)`.
@@ -169,6 +171,7 @@ impl Layout {
                 .iter()
                 .map(|needs| (needs.probe, why.to_owned()))
                 .collect(),
+            tracepoints: Vec::new(),
         }
     }
 
@@ -207,6 +210,10 @@ impl Layout {
         Self {
             globals,
             unreadable,
+            tracepoints: scheduler::PROGRAMS
+                .iter()
+                .filter_map(|(_, name)| Some((*name, btf.tracepoint_id(name)?)))
+                .collect(),
         }
     }
 }
@@ -293,6 +300,7 @@ mod tests {
                 "{structure}.{field}"
             );
         }
+        assert_eq!(layout.tracepoints.len(), super::scheduler::PROGRAMS.len());
         for needs in NEEDS {
             assert_eq!(layout.unreadable(needs.probe), None);
         }

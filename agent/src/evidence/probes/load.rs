@@ -1,7 +1,5 @@
 //! Loading and attaching, each probe alone: what fails is kept as that probe's reason.
 
-use std::time::Duration;
-
 use aya::{
     Ebpf, EbpfLoader,
     maps::RingBuf,
@@ -223,7 +221,7 @@ impl Kernel {
                 slot.fall_back(why.to_owned());
                 continue;
             }
-            match kernel.load_and_attach(slot.spec) {
+            match kernel.load_and_attach(slot.spec, layout) {
                 Ok(state) => slot.state = state,
                 Err(why) => slot.fall_back(why),
             }
@@ -231,9 +229,9 @@ impl Kernel {
         Some(kernel)
     }
 
-    fn load_and_attach(&mut self, spec: &Spec) -> Result<ProbeState, String> {
+    fn load_and_attach(&mut self, spec: &Spec, layout: &Layout) -> Result<ProbeState, String> {
         if spec.name == ProbeName::Sched {
-            self.scheduler.start(&mut self.ebpf)?;
+            self.scheduler.start(&mut self.ebpf, &layout.tracepoints)?;
             return Ok(ProbeState::Attached);
         }
         for (program, _) in spec.programs {
@@ -369,6 +367,5 @@ fn start_drain(ebpf: &mut Ebpf, config: &ProbesConfig) -> Result<Drain, String> 
     let logs = EbpfLogger::init_with_logger(ebpf, ToTracing)
         .inspect_err(|error| tracing::warn!(%error, "the probes' log lines are not read"))
         .ok();
-    let wait = Duration::from_millis(config.drain_ms);
-    Drain::start(events, logs, wait, config.recent_max).map_err(|error| error.to_string())
+    Drain::start(events, logs, config).map_err(|error| error.to_string())
 }

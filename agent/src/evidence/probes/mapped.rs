@@ -78,6 +78,13 @@ impl<T: Entry> Mapped<T> {
         (index < self.len).then(|| unsafe { self.address.add(index).read_volatile() })
     }
 
+    /// Whether an entry has something, as `look` finds by some of its words: a table that is mostly
+    /// empty is not copied out to see that.
+    pub(super) fn is_any(&self, index: usize, look: impl FnOnce(*const T) -> bool) -> bool {
+        // SAFETY: inside the mapping.
+        index < self.len && look(unsafe { self.address.add(index) }.as_ptr().cast_const())
+    }
+
     /// Zeroes entries.
     pub(super) fn zero(&self, entries: Range<usize>) {
         let entries = entries.start.min(self.len)..entries.end.min(self.len);

@@ -119,12 +119,24 @@ impl Pair {
         for row in self.rows_used() {
             let cgroup = self.rows.get(row).copied().unwrap_or(OTHERS);
             for (number, index) in (0..NUMBERS).zip(span(row)) {
-                let Some(counted) = memory.read(index) else {
+                // Most pairs have no call at all: three words tell, of the twenty-two.
+                let Some(counted) = memory
+                    .is_any(index, |counters| {
+                        // SAFETY: fields of the entry that `is_any` points to; volatile as there.
+                        unsafe {
+                            (&raw const (*counters).total_ns).read_volatile() != 0
+                                || (&raw const (*counters).untimed).read_volatile() != 0
+                                || (&raw const (*counters).buckets)
+                                    .cast::<u32>()
+                                    .read_volatile()
+                                    != 0
+                        }
+                    })
+                    .then(|| memory.read(index))
+                    .flatten()
+                else {
                     continue;
                 };
-                if counted == SyscallCounters::ZERO {
-                    continue;
-                }
                 let mut count = SyscallCounts {
                     buckets: counted.buckets.map(u64::from),
                     errors: counted.errors.into(),

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use aya::{
-    Btf, Ebpf,
+    Btf, Ebpf, Endianness,
     maps::MapData,
     programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
 use paramedic_abi::{CELLS, Cell, NO_CALL, SCHED_OTHERS, SCHED_ROWS, SchedRow, of_cell_key};
 
 use super::{
+    btf::only_tracepoints,
     mapped::{Mapped, mapped, mapped_as, plain_array},
     why,
 };
@@ -56,10 +57,15 @@ impl Scheduler {
         })
     }
 
-    /// Loads and attaches the programs.
-    pub(super) fn start(&mut self, ebpf: &mut Ebpf) -> Result<(), String> {
-        let btf =
-            Btf::from_sys_fs().map_err(|error| format!("cannot read the kernel's BTF: {error}"))?;
+    /// Loads and attaches the programs, by the ids of the tracepoints' types. The loader would read the
+    /// kernel's types whole to find these three again: a good part of the time that a start takes.
+    pub(super) fn start(
+        &mut self,
+        ebpf: &mut Ebpf,
+        tracepoints: &[(&str, u32)],
+    ) -> Result<(), String> {
+        let btf = Btf::parse(&only_tracepoints(tracepoints), Endianness::default())
+            .map_err(|error| format!("cannot name the tracepoints' types: {error}"))?;
         for (name, tracepoint) in PROGRAMS {
             program(ebpf, name)?
                 .load(tracepoint, &btf)
@@ -146,9 +152,13 @@ impl Scheduler {
                 },
             );
         }
-        for cell in (0..CELLS as usize).filter_map(|index| memory.cells.read(index)) {
+        for index in 0..CELLS as usize {
+            // Most are free: the key first, and nobody is looked up for those.
+            let Some(cell) = memory.cells.read(index).filter(|cell| cell.key != 0) else {
+                continue;
+            };
             let (row, nr) = of_cell_key(cell.key);
-            if let Some(cgroup) = owners.get(&row).filter(|_| cell.key != 0) {
+            if let Some(cgroup) = owners.get(&row) {
                 let call = if nr == NO_CALL {
                     BlockedIn::Elsewhere
                 } else {
@@ -168,13 +178,15 @@ impl Scheduler {
 impl Scheduler {
     /// Waits for a CPU, over all cgroups.
     pub(super) fn events(&self) -> u64 {
-        let rows = |memory: &Memory| {
-            (0..=SCHED_OTHERS as usize)
+        let taken = |memory: &Memory| {
+            (0..SCHED_ROWS as usize)
+                .filter(|row| memory.keys.read(*row).is_some_and(|key| key != 0))
+                .chain([SCHED_OTHERS as usize])
                 .filter_map(|row| memory.rows.read(row))
                 .map(|row| row.buckets.iter().map(|n| u64::from(*n)).sum::<u64>())
                 .sum()
         };
-        self.memory.as_ref().map_or(0, rows)
+        self.memory.as_ref().map_or(0, taken)
     }
 }
 
