@@ -272,7 +272,7 @@ pub trait KernelProbes: Send + Sync + fmt::Debug {
     /// How each probe fares now.
     fn statuses(&self) -> Vec<ProbeStatus>;
     /// Both, as the recorder asks every second: nothing is read twice, and [`KernelCounts::edges`], which
-    /// no window keeps, is left empty.
+    /// no window keeps, may be left empty.
     fn sample(&self) -> (Vec<ProbeStatus>, KernelCounts) {
         (self.statuses(), self.counts())
     }

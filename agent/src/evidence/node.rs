@@ -97,7 +97,9 @@ const SLOW_READERS: [fn(&mut Sheet<'_>); 5] = [
     ports::read,
     tables::read_entropy,
 ];
-const SLOW_READERS_LEN: u32 = SLOW_READERS.len() as u32;
+/// After the first sample, which tells all, each is read so much later than the one before it: then
+/// each has a sample of its own.
+const APART: Duration = Duration::from_secs(1);
 
 /// What one of them read last.
 #[derive(Debug, Default)]
@@ -124,8 +126,7 @@ impl Reader {
         });
         let mut sample = sheet.sample;
         for (index, (read, last)) in SLOW_READERS.iter().zip(&mut self.slow).enumerate() {
-            // All at first; then each in a sample of its own, as far as the samples are so frequent.
-            let phase = SLOW * u32::try_from(index).unwrap_or(0) / SLOW_READERS_LEN;
+            let phase = APART * u32::try_from(index).unwrap_or(0);
             let due = match last.read_at {
                 None => true,
                 Some(at) if last.again => now.saturating_duration_since(at) >= SLOW,
