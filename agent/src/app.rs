@@ -10,6 +10,7 @@ mod glance;
 mod local;
 mod privileges;
 mod service;
+mod standing;
 
 use std::{
     sync::{Arc, RwLock},
@@ -40,7 +41,7 @@ use crate::{
         Remedies,
         guardian::{GuardianError, Warden},
     },
-    report::{self, Metrics, ReportState},
+    report::{self, Metrics, Notifier, NotifyError, ReportState},
     resilience,
     routing::{Drained, Handler, OnFailure, Router},
     sampling::{Sampler, SamplingError},
@@ -75,6 +76,9 @@ pub enum AppError {
     /// Prometheus' address is not one.
     #[error("cannot set up the sampling of Prometheus")]
     Sampling(#[from] SamplingError),
+    /// A sink of notifications.
+    #[error("cannot set up notifications")]
+    Notify(#[from] NotifyError),
     /// What an earlier life left could not be settled.
     #[error("cannot settle what an earlier run left unfinished")]
     Resume(#[source] LedgerError),
@@ -120,6 +124,7 @@ pub struct App {
     server: Server,
     stages: Arc<Stages>,
     probes: Arc<Probes>,
+    notifier: Notifier,
 }
 
 impl App {
@@ -157,11 +162,13 @@ impl App {
             keeper: Keeper::default(),
             metrics: Arc::new(Metrics::new()),
         });
+        let notifier = Notifier::new(&config.notify, clock, stages.metrics.clone())?;
         Ok(Self {
             config,
             server,
             stages,
             probes,
+            notifier,
         })
     }
 
@@ -173,6 +180,7 @@ impl App {
             server,
             stages,
             probes,
+            notifier,
         } = self;
         let mut signals = Signals::new()?;
         let resumed = pipeline::resume(&stages).await.map_err(AppError::Resume)?;
@@ -195,12 +203,12 @@ impl App {
         for (episode, resolved) in resumed.again {
             router.readmit(episode, resolved);
         }
-        let depth = router.clone();
         let stop = CancellationToken::new();
+        let notifying = tokio::spawn(notifier.clone().run(ledger.clone(), stop.clone()));
         let report = report::routes(ReportState {
             ledger: ledger.clone(),
             metrics,
-            depth: Arc::new(move || depth.depth()),
+            standing: standing::asked(stages.clone(), router.clone(), notifier),
             recorder: recorder_query(&stages, probes),
             streams: Arc::new(Semaphore::new(PAGES_MAX)),
             stop: stop.clone(),
@@ -221,20 +229,17 @@ impl App {
         info!("stopping");
         service::stopping();
         stop.cancel();
-        if watched.await.is_err() {
-            error!("the watchdog's task panicked");
-        }
-        if serving.await.is_err() {
-            error!("the HTTP server panicked");
-        }
-        if bounding.await.is_err() {
-            error!("the keeper of the journal's bounds panicked");
-        }
-        if guarding.await.is_err() {
-            error!("the watch over the guardian panicked");
-        }
-        if local.await.is_err() {
-            error!("the local triggers panicked");
+        for (what, task) in [
+            ("the watchdog's task", watched),
+            ("the HTTP server", serving),
+            ("the keeper of the journal's bounds", bounding),
+            ("the watch over the guardian", guarding),
+            ("the local triggers", local),
+            ("the notifier", notifying),
+        ] {
+            if task.await.is_err() {
+                error!("{what} panicked");
+            }
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
@@ -389,6 +394,7 @@ fn start_router(config: &Config, stages: &Arc<Stages>) -> Router {
         let stages = abandoned.clone();
         Box::pin(async move {
             let id = episode.id;
+            stages.metrics.episode_failed();
             if let Err(error) = pipeline::abandon(&stages, id, &failure.to_string()).await {
                 let error = &error as &dyn std::error::Error;
                 error!(episode = %id, error, "the end of an abandoned episode was not recorded");

@@ -12,6 +12,7 @@ pub(crate) mod probes;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod test_rules;
+mod words;
 
 use std::path::PathBuf;
 
@@ -26,9 +27,13 @@ pub const EXIT_FINDINGS: u8 = 1;
 /// The command could not do its work.
 pub const EXIT_TROUBLE: u8 = 2;
 
+const EXITS: &str = "Exit status: 0 = done, nothing to complain of; 1 = done, and something was found (a rule \
+                     with a mistake, a probe that fell back, a damaged journal); 2 = not done (usage, files, \
+                     network), with the reason on stderr.";
+
 /// The first responder on a Linux node.
 #[derive(Debug, Parser)]
-#[command(name = "paramedic", version, max_term_width = 100)]
+#[command(name = "paramedic", version, max_term_width = 100, after_help = EXITS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -70,6 +75,10 @@ enum Command {
     Record(record::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
     Probes(probes::Args),
+    /// Print a script that completes this command line: `paramedic completions bash`
+    Completions(words::Completions),
+    /// Print the manual's page, or write a page a command
+    Man(words::Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,6 +131,8 @@ impl Cli {
             Command::Journal(args) => journal::journal(&args),
             Command::Record(args) => record::record(&args),
             Command::Probes(args) => probes::probes(&args),
+            Command::Completions(args) => Ok(words::completions(&args)),
+            Command::Man(args) => words::manual(&args),
         }
     }
 }

@@ -12,6 +12,7 @@ pub use crate::{
     intake::{IntakeConfig, PressureConfig},
     journal::JournalConfig,
     remedy::RemedyConfig,
+    report::NotifyConfig,
     routing::RoutingConfig,
     sampling::SamplingConfig,
     verify::VerifyConfig,
@@ -53,6 +54,8 @@ pub struct Config {
     pub remedy: RemedyConfig,
     /// How recovery is checked.
     pub verify: VerifyConfig,
+    /// Who is told of incidents.
+    pub notify: NotifyConfig,
     /// The write-ahead journal. Its `dir` is `state_dir/journal` unless set.
     pub journal: JournalConfig,
 }
@@ -72,6 +75,7 @@ impl Default for Config {
             diagnosis: DiagnosisConfig::default(),
             remedy: RemedyConfig::default(),
             verify: VerifyConfig::default(),
+            notify: NotifyConfig::default(),
             journal: JournalConfig::default(),
         }
     }
@@ -187,6 +191,7 @@ impl Config {
         problems.extend(self.diagnosis.problems());
         problems.extend(self.remedy.problems());
         problems.extend(self.verify.problems());
+        problems.extend(self.notify.problems());
         if let Err(found) = self.journal.validate() {
             problems.extend(
                 found

@@ -134,6 +134,11 @@ impl Sampler {
         collected.finish("")
     }
 
+    /// Whether Prometheus is left alone at present because it failed repeatedly; `None` without one.
+    pub fn suspects(&self) -> Option<bool> {
+        self.client.as_ref().map(|client| client.is_suspect())
+    }
+
     /// Whether Prometheus has this alert firing; `None` if it can't say. An alert may have labels that
     /// Prometheus only adds when it sends it, so all of what Prometheus knows must be in the alert.
     pub async fn still_firing(&self, alert: &Alert) -> Option<bool> {

@@ -294,7 +294,7 @@ fn bad_requests_are_refused_for_good_with_a_reason_and_leave_nothing() {
         assert_eq!(answer.status, status, "{told}");
         let error: Value = serde_json::from_str(&answer.body).unwrap();
         assert!(
-            error["error"]
+            error["detail"]
                 .as_str()
                 .is_some_and(|error| error.len() > 10),
             "{told}"

@@ -1,4 +1,4 @@
-//! `paramedic incidents list|show|export|feedback`: reads the journal, writes nothing there.
+//! `paramedic incidents list|show|report|export|feedback`: reads the journal, writes nothing there.
 
 use std::{
     io::{self, Write as _},
@@ -15,7 +15,7 @@ use crate::{
     diagnosis::history::Event,
     incident::{Entry, EpisodeId},
     ledger::{self, Incident, Index, Line},
-    report::{incident_table, incident_text},
+    report::{Format, incident_table, incident_text, post_mortem},
 };
 
 /// Incidents read into memory at most; the newest win.
@@ -42,6 +42,14 @@ enum Command {
     Show {
         /// `ep-…`, or the beginning of one
         id: String,
+    },
+    /// The post-mortem of one incident: a document complete in one file, on stdout
+    Report {
+        /// `ep-…`, or the beginning of one
+        id: String,
+        /// HTML has charts
+        #[arg(long, value_enum, default_value = "html")]
+        format: Format,
     },
     /// Say what the cause was: the priors learn from it. A running agent follows on SIGHUP
     Feedback {
@@ -90,6 +98,10 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
             } else {
                 print!("{}", incident_text(incident));
             }
+        }
+        Command::Report { id, format } => {
+            let read = |reference: &str| ledger::read_evidence(&dir, reference);
+            print!("{}", post_mortem(find(&index, &id)?, &read, format));
         }
         Command::Feedback { id, cause } => {
             feedback(find(&index, &id)?, &cause, &args.place)?;

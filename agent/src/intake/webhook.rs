@@ -1,7 +1,7 @@
 //! The routes: `POST /webhook`, `POST /webhook/{tenant}`, `GET /-/healthy`, `GET /-/ready`,
 //! `POST /-/reload`.
 //!
-//! A refusal is a small JSON object, `{"error": "…"}`, that names the problem and the way out. Its
+//! A refusal is a problem document ([`crate::problem`]) that names the problem and the way out. Its
 //! status follows what Alertmanager makes of it: 5xx is sent again, 4xx is not.
 
 use std::{
@@ -18,7 +18,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     incident::{Alert, Source, TenantId, TraceContext},
+    problem::Problem,
     resilience::Deadline,
 };
 
@@ -92,6 +93,17 @@ impl From<PayloadError> for Refused {
     }
 }
 
+/// Every route of intake.
+fn table() -> [(&'static str, MethodRouter<Shared>); 5] {
+    [
+        ("/webhook", post(webhook)),
+        ("/webhook/{tenant}", post(webhook_of)),
+        ("/-/healthy", get(|| async { "healthy\n" })),
+        ("/-/ready", get(ready)),
+        ("/-/reload", post(ask_reload)),
+    ]
+}
+
 /// All routes, those of others included. Once `stop` is cancelled new alerts are answered 503.
 pub(super) fn routes(
     config: Arc<IntakeConfig>,
@@ -109,17 +121,15 @@ pub(super) fn routes(
         told: AtomicU64::new(0),
     });
     let extra = extra.layer(middleware::from_fn_with_state(context.clone(), in_time));
-    Router::new()
-        .route("/webhook", post(webhook))
-        .route("/webhook/{tenant}", post(webhook_of))
-        .route("/-/healthy", get(|| async { "healthy\n" }))
-        .route("/-/ready", get(ready))
-        .route("/-/reload", post(ask_reload))
-        .with_state(context.clone())
-        .merge(extra)
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(context, guard))
+    let own = table().into_iter();
+    own.fold(Router::new(), |router, (path, methods)| {
+        router.route(path, methods)
+    })
+    .with_state(context.clone())
+    .merge(extra)
+    .fallback(not_found)
+    .method_not_allowed_fallback(wrong_method)
+    .layer(middleware::from_fn_with_state(context, guard))
 }
 
 /// Asks for the token everywhere but at the health checks, and counts and logs what was refused.
@@ -174,8 +184,8 @@ async fn in_time(State(context): State<Shared>, request: Request, next: Next) ->
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let body = Json(serde_json::json!({ "error": self.error }));
-        let mut response = (self.status, body).into_response();
+        let problem = Problem::new(self.status, self.reason, &self.error);
+        let mut response = problem.into_response();
         // The guard counts and logs it.
         response.extensions_mut().insert(Arc::new(self));
         response
@@ -407,8 +417,7 @@ async fn ready(State(context): State<Shared>) -> Response {
         Ok(()) => "ready\n".into_response(),
         // No refusal of a request: it is not counted.
         Err(error) => {
-            let body = Json(serde_json::json!({ "error": error }));
-            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", error).into_response()
         }
     }
 }
@@ -433,4 +442,18 @@ async fn wrong_method(method: Method, uri: Uri) -> Refused {
     let method: String = method.as_str().chars().take(20).collect();
     let error = format!("{path} does not take {method}; the Allow header names what it takes");
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "method", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn every_route_is_documented() {
+        let text = include_str!("../report/api/openapi.json");
+        let document: serde_json::Value = serde_json::from_str(text).unwrap();
+        for (path, _) in table() {
+            assert!(document["paths"].get(path).is_some(), "{path}");
+        }
+    }
 }

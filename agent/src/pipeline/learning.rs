@@ -31,6 +31,7 @@ pub(super) fn shadow(
             .gateway
             .shadow(rules, alert, source, evidence, config, &decided);
         let dual = asked.await;
+        stages.metrics.shadowed(dual.consensus);
         if dual.consensus == Some(false) {
             info!(episode = %id, a = ?dual.a_said.first, b = ?dual.b_said, "the shadow disagrees");
         }

@@ -1,24 +1,28 @@
-//! `GET /`, `/api/v1/incidents`, `/api/v1/incidents/{id}`, `…/{id}/evidence/{lsn}`, `/api/v1/events`,
-//! `/api/v1/recorder`, `/metrics`. Read-only.
+//! `/api/v1`, described by `/api/v1/openapi.json`, and `/metrics`. Read-only. Refusals are problem
+//! documents ([`crate::problem`]).
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use serde::{Deserialize, Serialize};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, events::events, page};
+use super::{Metrics, Standing, events::events, page, post_mortem};
 use crate::{
-    incident::{Entry, EpisodeId},
-    ledger::{SharedLedger, Summary},
+    incident::{Entry, EpisodeId, Evidence},
+    ledger::{self, Incident, SharedLedger, Summary},
+    problem::Problem,
 };
 
 /// Incidents of one page when the caller does not say; and the most that it may ask for.
@@ -43,113 +47,167 @@ pub struct ReportState {
     pub ledger: SharedLedger,
     /// Own figures.
     pub metrics: Arc<Metrics>,
-    /// Episodes waiting in all queues, asked at each scrape.
-    pub depth: Arc<dyn Fn() -> usize + Send + Sync>,
     /// What the kernel shows.
     pub recorder: RecorderQuery,
+    /// How the other stages stand, asked at each scrape.
+    pub standing: Arc<dyn Fn() -> Standing + Send + Sync>,
     /// Places for those who follow what is recorded.
     pub streams: Arc<Semaphore>,
     /// Ends what would otherwise go on.
     pub stop: CancellationToken,
 }
 
+/// Every route but the page's own files.
+fn table() -> [(&'static str, MethodRouter<ReportState>); 8] {
+    [
+        ("/api/v1/incidents", get(list)),
+        ("/api/v1/incidents/{id}", get(show)),
+        ("/api/v1/incidents/{id}/evidence/{lsn}", get(evidence)),
+        ("/api/v1/incidents/{id}/report", get(report)),
+        ("/api/v1/events", get(events)),
+        ("/api/v1/recorder", get(recorder)),
+        ("/api/v1/openapi.json", get(openapi)),
+        ("/metrics", get(metrics)),
+    ]
+}
+
 /// The read-only routes.
 pub fn routes(state: ReportState) -> Router {
-    Router::new()
-        .route("/api/v1/incidents", get(list))
-        .route("/api/v1/incidents/{id}", get(show))
-        .route("/api/v1/incidents/{id}/evidence/{lsn}", get(evidence))
-        .route("/api/v1/events", get(events))
-        .route("/api/v1/recorder", get(recorder))
-        .route("/metrics", get(metrics))
-        .merge(page::routes())
-        .with_state(state)
+    let own = table().into_iter();
+    own.fold(Router::new(), |router, (path, methods)| {
+        router.route(path, methods)
+    })
+    .merge(page::routes())
+    .with_state(state)
+}
+
+/// The document is kept by hand; tests hold it against the routes and against what they answer.
+async fn openapi() -> impl IntoResponse {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (headers, include_str!("api/openapi.json"))
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     limit: Option<usize>,
+    before: Option<EpisodeId>,
+    state: Option<ledger::State>,
 }
 
 #[derive(Serialize)]
 struct List {
     incidents: Vec<Summary>,
+    /// `before` of the next page; `None` on the last.
+    next: Option<EpisodeId>,
+}
+
+fn bad_query(rejection: &QueryRejection) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "query", rejection.body_text())
 }
 
 /// Newest first.
-async fn list(State(state): State<ReportState>, Query(page): Query<Page>) -> Json<List> {
-    let limit = page.limit.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
-    let incidents = state.ledger.with_index(|index| {
+async fn list(
+    State(state): State<ReportState>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<List>, Problem> {
+    let Query(page) = page.map_err(|rejection| bad_query(&rejection))?;
+    let limit = page.limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        let detail =
+            format!("limit: {limit} is not within 1 to {PAGE_MAX}; `before` asks for more");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "query", detail));
+    }
+    let mut incidents: Vec<Summary> = state.ledger.with_index(|index| {
         index
             .iter()
             .rev()
-            .take(limit)
-            .map(crate::ledger::Incident::summary)
+            .skip_while(|incident| page.before.is_some_and(|before| incident.id >= before))
+            .filter(|incident| page.state.is_none_or(|wanted| incident.state() == wanted))
+            .take(limit + 1)
+            .map(Incident::summary)
             .collect()
     });
-    Json(List { incidents })
-}
-
-/// Why there is no answer: a status, and a sentence in JSON.
-struct Problem(StatusCode, String);
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response()
-    }
+    let more = incidents.len() > limit;
+    incidents.truncate(limit);
+    let next = incidents.last().filter(|_| more).map(|last| last.id);
+    Ok(Json(List { incidents, next }))
 }
 
 fn parse_id(text: &str) -> Result<EpisodeId, Problem> {
     text.parse()
-        .map_err(|error: String| Problem(StatusCode::BAD_REQUEST, error))
+        .map_err(|error: String| Problem::new(StatusCode::BAD_REQUEST, "incident_id", error))
 }
 
 async fn show(
     State(state): State<ReportState>,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let id = parse_id(&id)?;
-    let found = state.ledger.with_index(|index| index.get(id).cloned());
-    let incident = found.ok_or_else(|| unknown(id))?;
-    Ok(Json(incident).into_response())
+) -> Result<Json<Incident>, Problem> {
+    find(&state, &id).map(Json)
 }
 
-fn unknown(id: EpisodeId) -> Problem {
-    let error = format!("no incident {id} here; older ones: `paramedic incidents show {id}`");
-    Problem(StatusCode::NOT_FOUND, error)
+fn find(state: &ReportState, id: &str) -> Result<Incident, Problem> {
+    let id = parse_id(id)?;
+    let found = state.ledger.with_index(|index| index.get(id).cloned());
+    found.ok_or_else(|| {
+        let detail = format!("no incident {id} here; older ones: `paramedic incidents show {id}`");
+        Problem::new(StatusCode::NOT_FOUND, "unknown_incident", detail)
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportQuery {
+    #[serde(default)]
+    format: post_mortem::Format,
+}
+
+/// The post-mortem that `paramedic incidents report` writes.
+async fn report(
+    State(state): State<ReportState>,
+    Path(id): Path<String>,
+    query: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
+    let incident = find(&state, &id)?;
+    let ledger = state.ledger.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let read = |reference: &str| -> Result<Evidence, String> { ledger.evidence(reference) };
+        post_mortem::write(&incident, &read, query.format)
+    });
+    let text = written.await.map_err(|_| panicked())?;
+    Ok(post_mortem::answer(query.format, text))
+}
+
+fn panicked() -> Problem {
+    let detail = "the reader panicked; the agent's log says why";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
 }
 
 /// The evidence that the entry with this LSN names.
 async fn evidence(
     State(state): State<ReportState>,
-    Path((id, lsn)): Path<(String, u64)>,
-) -> Result<Response, Problem> {
-    let id = parse_id(&id)?;
-    let found = state.ledger.with_index(|index| {
-        index.get(id).map(|incident| {
-            let mut lines = incident.entries.iter().filter(|line| line.lsn == lsn);
-            lines.find_map(|line| match &line.entry {
-                Entry::Diagnosed { snapshot, .. } | Entry::Verified { snapshot, .. } => {
-                    snapshot.clone()
-                }
-                _ => None,
-            })
-        })
+    path: Result<Path<(String, u64)>, PathRejection>,
+) -> Result<Json<Evidence>, Problem> {
+    let Path((id, lsn)) = path.map_err(|rejection| {
+        Problem::new(StatusCode::BAD_REQUEST, "path", rejection.body_text())
+    })?;
+    let incident = find(&state, &id)?;
+    let reference = incident.entries.iter().find_map(|line| match &line.entry {
+        Entry::Diagnosed { snapshot, .. } | Entry::Verified { snapshot, .. } if line.lsn == lsn => {
+            snapshot.clone()
+        }
+        _ => None,
     });
-    let reference = found.ok_or_else(|| unknown(id))?.ok_or_else(|| {
-        let error = format!("entry {lsn} of incident {id} names no evidence");
-        Problem(StatusCode::NOT_FOUND, error)
+    let reference = reference.ok_or_else(|| {
+        let detail = format!("entry {lsn} of incident {id} names no evidence");
+        Problem::new(StatusCode::NOT_FOUND, "no_evidence", detail)
     })?;
     let ledger = state.ledger.clone();
-    let read = tokio::task::spawn_blocking(move || ledger.evidence(&reference)).await;
-    match read {
-        Ok(Ok(evidence)) => Ok(Json(evidence).into_response()),
-        Ok(Err(error)) => Err(Problem(StatusCode::NOT_FOUND, error)),
-        Err(_) => Err(Problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the reader panicked".to_owned(),
-        )),
-    }
+    let read = tokio::task::spawn_blocking(move || ledger.evidence(&reference));
+    let read = read.await.map_err(|_| panicked())?;
+    read.map(Json)
+        .map_err(|detail| Problem::new(StatusCode::NOT_FOUND, "no_evidence", detail))
 }
 
 #[derive(Deserialize)]
@@ -160,23 +218,21 @@ struct Span {
 /// The evidence of the last `window_s` seconds, how the probes fare, and the last events.
 async fn recorder(
     State(state): State<ReportState>,
-    Query(span): Query<Span>,
+    span: Result<Query<Span>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(span) = span.map_err(|rejection| bad_query(&rejection))?;
     let window_s = span.window_s.unwrap_or(WINDOW_DEFAULT_S);
     if !(1.0..=WINDOW_MAX_S).contains(&window_s) {
-        let error = format!("window_s={window_s} is not within 1 to {WINDOW_MAX_S}");
-        return Err(Problem(StatusCode::BAD_REQUEST, error));
+        let detail = format!("window_s={window_s} is not within 1 to {WINDOW_MAX_S}");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "query", detail));
     }
     let query = state.recorder.clone();
     let asked = move || query(Duration::from_secs_f64(window_s));
-    match tokio::task::spawn_blocking(asked).await {
-        Ok(Ok(json)) => Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response()),
-        Ok(Err(error)) => Err(Problem(StatusCode::INTERNAL_SERVER_ERROR, error)),
-        Err(_) => Err(Problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the reader panicked".to_owned(),
-        )),
-    }
+    let json = tokio::task::spawn_blocking(asked)
+        .await
+        .map_err(|_| panicked())?
+        .map_err(|detail| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "recorder", detail))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// OpenMetrics for who asks for it, the classic text format for everybody else.
@@ -186,19 +242,27 @@ async fn metrics(State(state): State<ReportState>, headers: HeaderMap) -> Respon
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|accept| accept.contains("application/openmetrics-text"));
-    state.metrics.queue_depth((state.depth)());
-    let (content_type, text) = if open {
-        (OPEN_METRICS, state.metrics.encode(&state.ledger))
-    } else {
-        (CLASSIC, state.metrics.encode_classic(&state.ledger))
-    };
-    match text {
-        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("cannot encode metrics: {error}"),
-        )
-            .into_response(),
+    // Probes are asked through system calls.
+    let encoded = tokio::task::spawn_blocking(move || {
+        let standing = (state.standing)();
+        if open {
+            (OPEN_METRICS, state.metrics.encode(&state.ledger, standing))
+        } else {
+            (
+                CLASSIC,
+                state.metrics.encode_classic(&state.ledger, standing),
+            )
+        }
+    });
+    match encoded.await {
+        Ok((content_type, Ok(text))) => {
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Ok((_, Err(error))) => {
+            let detail = format!("cannot encode metrics: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
+        }
+        Err(_) => panicked().into_response(),
     }
 }
 

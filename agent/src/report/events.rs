@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http_body_util::channel::Channel;
 
 use super::ReportState;
+use crate::problem::Problem;
 
 /// Between two looks at the record.
 const LOOK: Duration = Duration::from_millis(300);
@@ -27,8 +28,8 @@ const AGE_MAX: Duration = Duration::from_mins(5);
 /// Streams until the reader goes, the agent stops, or the stream is old.
 pub async fn events(State(state): State<ReportState>) -> Response {
     let Ok(place) = state.streams.clone().try_acquire_owned() else {
-        let text = "too many pages follow this agent already; try again later";
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        let detail = "too many pages follow this agent already; try again later";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).into_response();
     };
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     tokio::spawn(async move {

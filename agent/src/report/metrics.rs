@@ -1,14 +1,20 @@
 //! Own figures in OpenMetrics text. Labels are bounded: rule ids, action kinds, fixed words.
 
+mod process;
+mod standing;
+
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use hdrhistogram::Histogram as Hdr;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -16,14 +22,37 @@ use prometheus_client::{
         histogram::{Histogram, exponential_buckets},
         info::Info,
     },
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
+
+pub use standing::{ProbeStanding, QueueStanding, Standing};
 
 use crate::{
     incident::{Diagnosis, Intent, Outcome, OutcomeKind, Refusal, Verdict},
     journal::JournalHealth,
     ledger::Ledger,
 };
+
+use process::OwnProcess;
+use standing::Standings;
+
+const AGREEMENTS: [&str; 3] = ["agrees", "disagrees", "none"];
+/// Those that an operator is told of; others appear when they happen.
+const REQUESTS_REFUSED: [&str; 5] = ["unauthorized", "busy", "journal", "internal", "shape"];
+const ACTIONS_REFUSED: [&str; 6] = [
+    "policy",
+    "protected",
+    "budget",
+    "inconclusive",
+    "unsupported",
+    "read-only",
+];
+const ROLLED_BACK: [&str; 4] = [
+    "did_not_help",
+    "lease_ended",
+    "agent_restarted",
+    "agent_gone",
+];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Reason {
@@ -42,11 +71,32 @@ struct Top {
     verdict: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Agreement {
+    consensus: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Told {
+    sink: String,
+    result: &'static str,
+}
+
 type GaugeF64 = Gauge<f64, AtomicU64>;
+
+/// A metric that starts as nothing, registered.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
 
 /// Everything that the agent says of itself.
 pub struct Metrics {
     registry: Registry,
+    /// Names that carry no prefix of ours.
+    process: Registry,
+    standings: Arc<Standings>,
     alerts: Family<Reason, Counter>,
     refused_requests: Family<Reason, Counter>,
     diagnoses: Family<Top, Counter>,
@@ -59,8 +109,19 @@ pub struct Metrics {
     verified: Counter,
     not_acted: Family<Reason, Counter>,
     rollbacks: Family<Reason, Counter>,
-    queue_depth: Gauge,
+    episodes_failed: Counter,
+    shadows: Family<Agreement, Counter>,
+    hits: Counter,
+    misses: Counter,
+    hit_ratio: GaugeF64,
+    notifications: Family<Told, Counter>,
     journal_writable: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
 }
 
 impl Default for Metrics {
@@ -75,88 +136,107 @@ impl Metrics {
         let mut registry = Registry::with_prefix("paramedic");
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "Version of the agent", Info::new(version.to_vec()));
-        let alerts = Family::default();
-        registry.register(
-            "alerts",
-            "Alerts accepted, by what they did",
-            alerts.clone(),
-        );
-        let refused_requests = Family::default();
-        registry.register(
-            "requests_refused",
-            "Webhook requests refused",
-            refused_requests.clone(),
-        );
-        let diagnoses = Family::default();
-        registry.register(
-            "diagnoses",
-            "Diagnoses, by top hypothesis and verdict",
-            diagnoses.clone(),
-        );
+        let standings = Arc::<Standings>::default();
+        registry.register_collector(Box::new(standings.clone()));
+        let mut process = Registry::default();
+        process.register_collector(Box::new(OwnProcess));
         let diagnosis_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 16));
-        registry.register_with_unit(
+        let (name, help) = (
             "diagnosis_duration",
             "From the alert being durable to its diagnosis",
-            Unit::Seconds,
-            diagnosis_seconds.clone(),
         );
-        let diagnosis_p99_seconds = GaugeF64::default();
-        registry.register_with_unit(
-            "diagnosis_duration_p99",
-            "99th percentile of the same since the start",
-            Unit::Seconds,
-            diagnosis_p99_seconds.clone(),
-        );
-        let actions = Family::default();
-        registry.register("actions", "Actions verified, by outcome", actions.clone());
-        let (healed, verified) = (Counter::default(), Counter::default());
-        registry.register("healed", "Actions that healed", healed.clone());
-        registry.register("verified", "Actions verified", verified.clone());
-        let healing_ratio = GaugeF64::default();
-        registry.register_with_unit(
-            "healing_success",
-            "Healed over verified since the start; NaN before the first",
-            Unit::Ratios,
-            healing_ratio.clone(),
-        );
-        healing_ratio.set(f64::NAN);
-        let not_acted = Family::default();
-        registry.register(
-            "actions_refused",
-            "Episodes without an action",
-            not_acted.clone(),
-        );
-        let rollbacks = Family::default();
-        registry.register("rollbacks", "Effects undone", rollbacks.clone());
-        let queue_depth = Gauge::default();
-        registry.register("queue_depth", "Episodes waiting", queue_depth.clone());
-        let journal_writable = Gauge::default();
-        registry.register(
-            "journal_writable",
-            "1 while the journal takes records",
-            journal_writable.clone(),
-        );
+        registry.register_with_unit(name, help, Unit::Seconds, diagnosis_seconds.clone());
         // 1 ms to 1 h at three digits: 60 KiB, allocated once.
         let diagnosis_hdr =
             Mutex::new(Hdr::new_with_bounds(1, 3_600_000, 3).unwrap_or_else(|_| {
                 unreachable!("the bounds are constants that hdrhistogram accepts")
             }));
-        Self {
+        let own = &mut registry;
+        let metrics = Self {
+            alerts: registered(own, "alerts", "Alerts accepted, by what they did"),
+            refused_requests: registered(own, "requests_refused", "Webhook requests refused"),
+            diagnoses: registered(own, "diagnoses", "Diagnoses, by top hypothesis and verdict"),
+            diagnosis_p99_seconds: registered(
+                own,
+                "diagnosis_duration_p99_seconds",
+                "99th percentile of the same since the start",
+            ),
+            actions: registered(own, "actions", "Actions verified, by outcome"),
+            healing_ratio: registered(
+                own,
+                "healing_success_ratio",
+                "Healed over verified since the start; NaN before the first",
+            ),
+            healed: registered(own, "healed", "Actions that healed"),
+            verified: registered(own, "verified", "Actions verified"),
+            not_acted: registered(own, "actions_refused", "Episodes without an action"),
+            rollbacks: registered(own, "rollbacks", "Effects undone"),
+            episodes_failed: registered(
+                own,
+                "episodes_failed",
+                "Episodes whose handling ended by an error, a panic or its deadline",
+            ),
+            shadows: registered(
+                own,
+                "shadow_answers",
+                "Answers of the second strategy, by whether it agrees with the one that decides",
+            ),
+            hits: registered(
+                own,
+                "hypothesis_hits",
+                "First causes that their remedy's success confirmed",
+            ),
+            misses: registered(
+                own,
+                "hypothesis_misses",
+                "First causes whose remedy did not help or made it worse",
+            ),
+            hit_ratio: registered(
+                own,
+                "hypothesis_hit_ratio",
+                "Hits over hits and misses since the start; NaN before the first",
+            ),
+            notifications: registered(
+                own,
+                "notifications",
+                "Notifications, by sink and what became of them",
+            ),
+            journal_writable: registered(
+                own,
+                "journal_writable",
+                "1 while the journal takes records",
+            ),
             registry,
-            alerts,
-            refused_requests,
-            diagnoses,
+            process,
+            standings,
             diagnosis_seconds,
-            diagnosis_p99_seconds,
             diagnosis_hdr,
-            actions,
-            healing_ratio,
-            healed,
-            verified,
-            not_acted,
-            rollbacks,
-            queue_depth,
-            journal_writable,
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// Series that rules watch for their first increase must be there before it.
+    fn begin_at_zero(&self) {
+        self.healing_ratio.set(f64::NAN);
+        self.hit_ratio.set(f64::NAN);
+        for did in ["opened", "seen", "resolved", "ignored"] {
+            self.accepted(did, 0);
+        }
+        for consensus in AGREEMENTS {
+            drop(self.shadows.get_or_create(&Agreement { consensus }));
+        }
+        for reason in REQUESTS_REFUSED {
+            let reason = reason.to_owned();
+            drop(self.refused_requests.get_or_create(&Reason { reason }));
+        }
+        for reason in ACTIONS_REFUSED {
+            let reason = reason.to_owned();
+            drop(self.not_acted.get_or_create(&Reason { reason }));
+        }
+        for reason in ROLLED_BACK {
+            let reason = reason.to_owned();
+            drop(self.rollbacks.get_or_create(&Reason { reason }));
         }
     }
 
@@ -225,6 +305,37 @@ impl Metrics {
         }
         self.healing_ratio
             .set(self.healed.get() as f64 / self.verified.get() as f64);
+        match outcome.kind {
+            OutcomeKind::Healed => self.hits.inc(),
+            OutcomeKind::NoEffect | OutcomeKind::Worse => self.misses.inc(),
+            OutcomeKind::Unknown => return,
+        };
+        let (hits, misses) = (self.hits.get() as f64, self.misses.get() as f64);
+        self.hit_ratio.set(hits / (hits + misses));
+    }
+
+    /// An episode whose handling broke off.
+    pub fn episode_failed(&self) {
+        self.episodes_failed.inc();
+    }
+
+    /// What the shadow said beside the deciding strategy; `None` = nothing in time.
+    pub fn shadowed(&self, consensus: Option<bool>) {
+        let [agrees, disagrees, none] = AGREEMENTS;
+        let consensus = match consensus {
+            Some(true) => agrees,
+            Some(false) => disagrees,
+            None => none,
+        };
+        self.shadows.get_or_create(&Agreement { consensus }).inc();
+    }
+
+    /// What became of notifications to a sink: `sent`, `failed` or `dropped`.
+    pub fn notified(&self, sink: &str, result: &'static str, count: u64) {
+        let sink = sink.to_owned();
+        self.notifications
+            .get_or_create(&Told { sink, result })
+            .inc_by(count);
     }
 
     /// An episode that ended without an action.
@@ -245,24 +356,25 @@ impl Metrics {
             .inc();
     }
 
-    /// Episodes waiting in all queues.
-    pub fn queue_depth(&self, depth: usize) {
-        self.queue_depth
-            .set(i64::try_from(depth).unwrap_or(i64::MAX));
-    }
-
     /// OpenMetrics text.
-    pub fn encode(&self, ledger: &Ledger) -> Result<String, fmt::Error> {
+    pub fn encode(&self, ledger: &Ledger, standing: Standing) -> Result<String, fmt::Error> {
+        self.standings.set(standing, ledger.journal().stats());
         let writable = matches!(ledger.journal().health(), JournalHealth::Writable);
         self.journal_writable.set(i64::from(writable));
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.process)?;
+        encode_eof(&mut text)?;
         Ok(text)
     }
 
     /// The same in the classic text format, version 0.0.4.
-    pub fn encode_classic(&self, ledger: &Ledger) -> Result<String, fmt::Error> {
-        self.encode(ledger).map(|text| classic(&text))
+    pub fn encode_classic(
+        &self,
+        ledger: &Ledger,
+        standing: Standing,
+    ) -> Result<String, fmt::Error> {
+        self.encode(ledger, standing).map(|text| classic(&text))
     }
 }
 

@@ -264,7 +264,10 @@ async fn an_episode_opens_is_seen_resolves_and_reopens() {
     let third = desktop.seen.begun.lock().unwrap()[2].clone();
     assert_eq!(third.trace.trace_id, "0af7651916cd43dd8448eb211c80319c");
     assert_eq!((third.opened_at, desktop.gate.open_count()), (start(), 2));
-    let text = desktop.metrics.encode(&desktop.ledger).unwrap();
+    let text = desktop
+        .metrics
+        .encode(&desktop.ledger, crate::report::Standing::default())
+        .unwrap();
     for line in ["opened\"} 3", "seen\"} 5", "resolved\"} 1", "ignored\"} 2"] {
         assert!(
             text.contains(&format!("paramedic_alerts_total{{reason=\"{line}")),

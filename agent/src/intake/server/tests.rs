@@ -109,10 +109,10 @@ impl Running {
         (status, response.json().await.unwrap_or(Value::Null))
     }
 
-    /// The status and the `error` of a refusal, which must have been counted as `reason`.
+    /// The status and the `detail` of a refusal, which must have been counted as `reason`.
     async fn refusal(&self, request: reqwest::RequestBuilder, reason: &str) -> (u16, String) {
         let (status, answer) = self.send(request).await;
-        let error = answer["error"]
+        let error = answer["detail"]
             .as_str()
             .unwrap_or_else(|| panic!("{status} {answer}"));
         assert_eq!(self.sink.refused.lock().unwrap().pop(), Some(reason));

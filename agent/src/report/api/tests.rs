@@ -3,7 +3,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{journal::JournalConfig, ledger::Ledger};
+use crate::{journal::JournalConfig, ledger::Ledger, report::QueueStanding};
 
 fn state(dir: &std::path::Path) -> ReportState {
     let config = JournalConfig {
@@ -15,8 +15,16 @@ fn state(dir: &std::path::Path) -> ReportState {
     ReportState {
         ledger: Arc::new(ledger),
         metrics: Arc::new(Metrics::new()),
-        depth: Arc::new(|| 3),
         recorder: Arc::new(|window| Ok(format!("{{\"s\":{}}}", window.as_secs_f64()).into_bytes())),
+        standing: Arc::new(|| Standing {
+            queues: vec![QueueStanding {
+                tenant: "default".to_owned(),
+                depth: 3,
+                high_water: 5,
+                running: 1,
+            }],
+            ..Standing::default()
+        }),
         streams: Arc::new(Semaphore::new(1)),
         stop: CancellationToken::new(),
     }
@@ -49,7 +57,7 @@ async fn metrics_come_in_the_format_asked_for() {
         "paramedic_alerts_total{reason=\"opened\"} 2",
         "# TYPE paramedic_build_info gauge",
         "# TYPE paramedic_diagnosis_duration_seconds histogram",
-        "paramedic_queue_depth 3",
+        "paramedic_queue_depth{tenant=\"default\"} 3",
         "paramedic_journal_writable 1",
     ] {
         assert!(
@@ -79,7 +87,7 @@ async fn incidents_that_are_not_there_are_named() {
     let (status, _, text) = get_text(&state, "/api/v1/incidents", "*/*").await;
     assert_eq!(
         (status, text.as_str()),
-        (StatusCode::OK, "{\"incidents\":[]}")
+        (StatusCode::OK, "{\"incidents\":[],\"next\":null}")
     );
     let (status, _, text) = get_text(&state, "/api/v1/incidents/1", "*/*").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -163,4 +171,51 @@ async fn a_follower_is_told_at_once_and_bounded_in_number() {
         first.body_mut().frame().await.is_none(),
         "ends with the agent"
     );
+}
+
+#[test]
+fn every_route_is_documented_and_nothing_else_is() {
+    let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    let documented = document["paths"].as_object().unwrap().keys();
+    let ours: Vec<&str> = documented
+        .map(String::as_str)
+        .filter(|path| !path.starts_with("/webhook") && !path.starts_with("/-/"))
+        .collect();
+    let mut routes = table().map(|(path, _)| path);
+    routes.sort_unstable();
+    assert_eq!(ours, routes);
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_is_a_problem_that_says_how() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path());
+    let id = "ep-000000000000000000000000000000ff";
+    for (path, status, words) in [
+        ("/api/v1/incidents?limit=0", 400, "1 to 1000"),
+        ("/api/v1/incidents?limt=5", 400, "limt"),
+        ("/api/v1/incidents?state=cured", 400, "cured"),
+        ("/api/v1/incidents?before=x", 400, "32 hexadecimal"),
+        (&format!("/api/v1/incidents/{id}/evidence/x"), 400, "lsn"),
+        (&format!("/api/v1/incidents/{id}/evidence/1"), 404, id),
+        (
+            &format!("/api/v1/incidents/{id}/report?format=pdf"),
+            400,
+            "pdf",
+        ),
+        (&format!("/api/v1/incidents/{id}/report"), 404, id),
+    ] {
+        let (found, kind, text) = get_text(&state, path, "*/*").await;
+        assert_eq!(
+            (found.as_u16(), kind.as_str()),
+            (status, "application/problem+json"),
+            "{path}"
+        );
+        let problem: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(problem["status"], status);
+        assert!(
+            problem["detail"].as_str().unwrap().contains(words),
+            "{path}: {text}"
+        );
+    }
 }
