@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod deploy;
 mod evidence;
 mod intake;
 mod journal;
@@ -51,6 +52,11 @@ enum Command {
         /// Passed on: `--json`, `--quick`, `--only NAME`, `--dir DIR`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
+    },
+    /// What gets the agent onto nodes: manifests, chart, units, image, bill of materials
+    Deploy {
+        #[command(subcommand)]
+        what: deploy::Deploy,
     },
     /// Run a command as root on another kernel, on this machine's files, read-only
     Vm {
@@ -142,6 +148,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             let status = vm::retrying(|| vm.run(&command, |line| println!("{line}")))?;
             Ok(u8::try_from(status).unwrap_or(1))
         }
+        Command::Deploy { what } => deploy::deploy(&what).map(|()| 0),
         Command::Demo(args) => {
             setup::setup(&setup::Part::ALL)?;
             demo::demo(&args)

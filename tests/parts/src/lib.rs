@@ -30,6 +30,7 @@ pub mod http;
 pub mod payload;
 pub mod process;
 pub mod prometheus;
+pub mod schema;
 pub mod tools;
 pub mod wait;
 

@@ -18,6 +18,15 @@ pub fn tool(package: &str) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
+/// Another program of such a package: `promtool` of `prometheus`, `amtool` of `prometheus-alertmanager`.
+pub fn beside(package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let found = tool(package)?.with_file_name(program);
+    if !found.is_file() {
+        bail!("{package} has no {program} at {}", found.display());
+    }
+    Ok(found)
+}
+
 fn folder() -> PathBuf {
     if let Some(tools) = env::var_os("PARAMEDIC_TOOLS") {
         return tools.into();
