@@ -219,7 +219,7 @@ mod tests {
         for labels in ["scenario=", "inject_type=", "recovery_strategy=", "status="] {
             assert!(text.contains(labels), "{labels}");
         }
-        let dashboard = include_str!("../../../docs/grafana/mttr.json");
+        let dashboard = include_str!("../../../agent/deploy/grafana/mttr.json");
         let words = |text: &str| -> Vec<String> {
             text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
                 .filter(|word| {
