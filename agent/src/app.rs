@@ -162,7 +162,7 @@ impl App {
             keeper: Keeper::default(),
             metrics: Arc::new(Metrics::new()),
         });
-        let notifier = Notifier::new(&config.notify, clock, stages.metrics.clone())?;
+        let notifier = Notifier::new(&config.notify, &clock, &stages.metrics)?;
         Ok(Self {
             config,
             server,

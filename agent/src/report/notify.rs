@@ -58,8 +58,8 @@ impl Notifier {
     /// Checks addresses and reads files; sends nothing.
     pub fn new(
         config: &NotifyConfig,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, NotifyError> {
         let sinks = config.sinks.iter();
         let sinks: Result<Vec<_>, _> = sinks

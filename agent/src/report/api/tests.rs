@@ -57,7 +57,7 @@ async fn metrics_come_in_the_format_asked_for() {
         "paramedic_alerts_total{reason=\"opened\"} 2",
         "# TYPE paramedic_build_info gauge",
         "# TYPE paramedic_diagnosis_duration_seconds histogram",
-        "paramedic_queue_depth{tenant=\"default\"} 3",
+        "paramedic_queue_depth{tenant=\"default\"} 3.0",
         "paramedic_journal_writable 1",
     ] {
         assert!(
@@ -196,7 +196,7 @@ async fn what_is_asked_wrongly_is_a_problem_that_says_how() {
         ("/api/v1/incidents?limt=5", 400, "limt"),
         ("/api/v1/incidents?state=cured", 400, "cured"),
         ("/api/v1/incidents?before=x", 400, "32 hexadecimal"),
-        (&format!("/api/v1/incidents/{id}/evidence/x"), 400, "lsn"),
+        (&format!("/api/v1/incidents/{id}/evidence/x"), 400, "`x`"),
         (&format!("/api/v1/incidents/{id}/evidence/1"), 404, id),
         (
             &format!("/api/v1/incidents/{id}/report?format=pdf"),

@@ -1,9 +1,6 @@
 //! Who is told of incidents, with limits, defaults and reasons.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -213,7 +210,3 @@ impl NotifyConfig {
 
 /// The URL's file as an error's object.
 pub(super) const URL_FILE: &str = "notify.sinks.url_file";
-
-pub(super) fn read_ca(path: &Path) -> std::io::Result<Vec<u8>> {
-    std::fs::read(path)
-}

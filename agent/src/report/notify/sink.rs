@@ -20,7 +20,7 @@ use url::Url;
 
 use super::{
     NotifyError, SinkConfig, SinkKind,
-    config::{URL_FILE, checked, read_ca},
+    config::{URL_FILE, checked},
     template::{self, Fields},
 };
 use crate::{
@@ -104,7 +104,7 @@ impl Sink {
         if plain {
             http = http.tls_certs_only(Vec::<Certificate>::new());
         } else if let Some(path) = &config.ca_file {
-            let pem = read_ca(path).map_err(|source| SecretError::Read {
+            let pem = std::fs::read(path).map_err(|source| SecretError::Read {
                 path: path.clone(),
                 key: "notify.sinks.ca_file".to_owned(),
                 source,

@@ -108,11 +108,11 @@ impl Document {
                 Block::Paragraph(text) => line(&mut out, format_args!("<p>{}</p>", html(text))),
                 Block::Table(head, rows) => {
                     let row = |out: &mut String, tag: &str, cells: &[String]| {
-                        let cells = cells.iter();
-                        let cells: String = cells
-                            .map(|cell| format!("<{tag}>{}</{tag}>", html(cell)))
-                            .collect();
-                        line(out, format_args!("<tr>{cells}</tr>"));
+                        out.push_str("<tr>");
+                        for cell in cells {
+                            put(out, format_args!("<{tag}>{}</{tag}>", html(cell)));
+                        }
+                        out.push_str("</tr>\n");
                     };
                     out.push_str("<div class=\"wide\"><table>\n");
                     row(&mut out, "th", head);
@@ -136,9 +136,14 @@ impl Document {
     }
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
-    writeln!(out, "{text}").unwrap_or_default();
+    out.write_fmt(text).unwrap_or_default();
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    put(out, text);
+    out.push('\n');
 }
 
 /// Without control characters, which neither format can show.

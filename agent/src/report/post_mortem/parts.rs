@@ -177,8 +177,8 @@ fn judged(kind: OutcomeKind) -> &'static str {
 }
 
 pub(super) fn causes(document: &mut Document, incident: &Incident) {
-    let diagnoses = incident.entries.iter().rev();
-    let Some(diagnosis) = diagnoses.into_iter().find_map(|line| match &line.entry {
+    let mut newest_first = incident.entries.iter().rev();
+    let Some(diagnosis) = newest_first.find_map(|line| match &line.entry {
         Entry::Diagnosed { diagnosis, .. } => Some(diagnosis),
         _ => None,
     }) else {
@@ -326,8 +326,8 @@ pub(super) fn action(document: &mut Document, incident: &Incident) {
 }
 
 pub(super) fn verification(document: &mut Document, incident: &Incident) {
-    let verified = incident.entries.iter().rev();
-    let Some(outcome) = verified.into_iter().find_map(|line| match &line.entry {
+    let mut newest_first = incident.entries.iter().rev();
+    let Some(outcome) = newest_first.find_map(|line| match &line.entry {
         Entry::Verified { outcome, .. } => Some(outcome),
         _ => None,
     }) else {
