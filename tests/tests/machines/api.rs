@@ -3,7 +3,7 @@ use std::time::Duration;
 use paramedic_tests::{Agent, http, payload, schema};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// The document that the agent serves.
 fn document(agent: &Agent) -> Value {
@@ -11,7 +11,7 @@ fn document(agent: &Agent) -> Value {
 }
 
 /// What the document says an answer of this status looks like, if it is JSON.
-fn described<'a>(operation: &'a Value, status: u16) -> Option<&'a Value> {
+fn described(operation: &Value, status: u16) -> Option<&Value> {
     let response = &operation["responses"][status.to_string()];
     assert!(
         response.is_object(),

@@ -14,7 +14,7 @@ use paramedic_tests::{Agent, http, payload, wait_for};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// What a sink was sent: headers and body.
 type Heard = Arc<Mutex<Vec<(HeaderMap, Value)>>>;

@@ -159,7 +159,7 @@ fn prometheus_parses_every_expression_of_the_dashboards() {
     let rules: Vec<Value> = expressions
         .iter()
         .enumerate()
-        .map(|(nth, expr)| json!({"record": format!("panel:{nth}"), "expr": expr.replace("$", "")}))
+        .map(|(nth, expr)| json!({"record": format!("panel:{nth}"), "expr": expr.replace('$', "")}))
         .collect();
     let group = json!({"groups": [{"name": "dashboards", "rules": rules}]});
     fs::write(&file, group.to_string()).unwrap();

@@ -159,12 +159,12 @@ impl Scheduler {
             };
             let (row, nr) = of_cell_key(cell.key);
             if let Some(cgroup) = owners.get(&row) {
-                let call = if nr == NO_CALL {
+                let place = if nr == NO_CALL {
                     BlockedIn::Elsewhere
                 } else {
                     BlockedIn::Call(nr)
                 };
-                *blocked.entry((*cgroup, call)).or_default() += cell.ns;
+                *blocked.entry((*cgroup, place)).or_default() += cell.ns;
             }
         }
         if owners.len() * 4 >= SCHED_ROWS as usize * 3 {

@@ -9,7 +9,10 @@ use crate::{
         features::{Scope, scope},
         rules::Rule,
     },
-    evidence::kernel::{BlockCounts, Device, LATENCY_BUCKETS, SchedCounts},
+    evidence::{
+        kernel::{BlockCounts, Device, LATENCY_BUCKETS, SchedCounts},
+        scan::Looker,
+    },
 };
 
 /// Readings of rules that no source gives, each with its reason.
