@@ -19,4 +19,12 @@ impl Rng {
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
+
+    /// Puts what is there into any order (Fisher-Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in 1..items.len() {
+            let other = self.below(at as u64 + 1);
+            items.swap(at, usize::try_from(other).unwrap_or(at));
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! (a cgroup's file, a lease, the journal), and checks what is left once somebody has come back.
 //!
 //! - `sweep`: many crash points over all reversible actions, several at once; prints a line an action;
+//! - `neighbour`: the latency of somebody beside hostile commands in the sandbox;
 //! - `life`: one life of an agent: the real pipeline, ledger, guardian and cgroups, with evidence that
 //!   always, or never, shows recovery;
 //! - `guardian`: what the agent starts.
@@ -14,7 +15,9 @@
 
 mod case;
 mod check;
+mod choose;
 mod life;
+mod neighbour;
 mod seccomp;
 mod sweep;
 mod target;
@@ -35,6 +38,11 @@ struct Cli {
 enum Command {
     /// Crash points over all reversible actions
     Sweep(sweep::Sweep),
+    /// What a neighbour feels of hostile commands in the sandbox
+    Neighbour,
+    /// The neighbour itself
+    #[command(hide = true)]
+    Requests(neighbour::Requests),
     /// One life of an agent
     #[command(hide = true)]
     Life(life::Life),
@@ -51,6 +59,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Sweep(sweep) => sweep.run(),
+        Command::Neighbour => neighbour::run(),
+        Command::Requests(requests) => requests.run().map(|()| true),
         Command::Life(life) => life.run().map(|()| true),
         Command::Guardian { dir, grace_s } => {
             paramedic::remedy::guardian::guard(&dir, Duration::from_secs(grace_s), false)

@@ -16,8 +16,15 @@ use paramedic_tests::{chance::Rng, tools};
 
 use crate::{
     case::{Case, Plan, Report},
+    choose::{Stratum, interleaved},
     target::ACTIONS,
+    watch::Place,
 };
+
+/// Runs without a crash of the very same case, until one comes by the place of the first crash.
+const COUNTS_MAX: usize = 3;
+/// How often other places are chosen for runs that did not come to theirs.
+const ROUNDS_MAX: usize = 4;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -31,6 +38,9 @@ pub struct Sweep {
     /// At once
     #[arg(long, default_value_t = 4)]
     jobs: usize,
+    /// A line a run
+    #[arg(long)]
+    each: bool,
     /// Only these actions
     #[arg(long)]
     action: Vec<String>,
@@ -53,107 +63,140 @@ impl Sweep {
         let numbers = AtomicUsize::new(0);
         let run = |case: Case| {
             let number = numbers.fetch_add(1, Ordering::Relaxed);
-            case.run(number, disk.path())
+            let started = Instant::now();
+            let report = case.run(number, disk.path());
+            if self.each {
+                let took_s = started.elapsed().as_secs_f64();
+                let fired = report.as_ref().map(|report| &report.fired);
+                println!("remedy-crash: {case:?}: {took_s:.1} s, {fired:?}");
+            }
+            report
         };
         let kinds: Vec<ActionKind> = ACTIONS
             .into_iter()
             .filter(|kind| self.action.is_empty() || self.action.contains(&kind.to_string()))
             .collect();
         ensure!(!kinds.is_empty(), "no such action: {:?}", self.action);
-        let mut bare = Vec::new();
-        for kind in kinds {
-            bare.extend([true, false].map(|heals| (kind, heals)));
-        }
-        let mut chosen = self.all(&bare, &run)?;
-        let all = chosen.len();
-        // Any number of them is spread over actions, lives and calls alike, and the same every time.
         let mut rng = Rng(self.seed);
-        for at in 1..chosen.len() {
-            let other = usize::try_from(rng.below(at as u64 + 1))?;
-            chosen.swap(at, other);
+        let mut strata = self.strata(&kinds, &mut rng, &run)?;
+        for stratum in &mut strata {
+            rng.shuffle(&mut stratum.calls);
         }
-        if self.points > 0 {
-            chosen.truncate(self.points);
-        }
+        let mut all = interleaved(&strata).into_iter();
+        let wanted = match self.points {
+            0 => all.len(),
+            points => points,
+        };
+        let (known, mut sums) = (all.len(), BTreeMap::<String, Sum>::new());
         println!(
-            "remedy-crash: {} crash points of {all} to go, after {} s",
-            chosen.len(),
+            "remedy-crash: {} crash points of {known} to go, after {} s",
+            wanted.min(known),
             begun.elapsed().as_secs()
         );
-        let reports = parallel(self.jobs, &chosen, &run)?;
-        let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
-        for (case, report) in chosen.iter().zip(reports) {
-            add(
-                sums.entry(case.kind.to_string()).or_default(),
-                *case,
-                &report,
+        let mut shorter = 0;
+        for _ in 0..ROUNDS_MAX {
+            let done: usize = sums.values().map(|sum| sum.points).sum();
+            let chosen: Vec<Case> = all.by_ref().take(wanted - done).collect();
+            for (case, report) in chosen.iter().zip(parallel(self.jobs, &chosen, &run)?) {
+                let reached = add(
+                    sums.entry(case.kind.to_string()).or_default(),
+                    *case,
+                    &report,
+                );
+                shorter += usize::from(!reached);
+            }
+        }
+        if shorter > 0 {
+            println!(
+                "remedy-crash: {shorter} runs had ended before their crash; others were chosen, and \
+                 these are not counted"
             );
         }
-        Ok(told(&sums, begun))
+        Ok(told(&sums, wanted.min(known), begun))
     }
 
-    /// Every call of every life that can be killed, as runs without a crash show them.
-    fn all(
+    /// What can be crashed, and how many calls there are: each is counted in a run of the very same case
+    /// without that crash. No more of them than there are crash points to choose.
+    fn strata(
         &self,
-        bare: &[(ActionKind, bool)],
+        kinds: &[ActionKind],
+        rng: &mut Rng,
         run: &(impl Fn(Case) -> anyhow::Result<Report> + Sync),
-    ) -> anyhow::Result<Vec<Case>> {
-        let unharmed = |(kind, heals)| Case {
-            kind,
-            heals,
-            plan: Plan::Calm,
-            at: 0,
-            first: 0,
-        };
-        let calm: Vec<Case> = bare.iter().copied().map(unharmed).collect();
-        let reports = parallel(self.jobs, &calm, run)?;
+    ) -> anyhow::Result<Vec<Stratum>> {
         let mut cases = Vec::new();
-        let mut stepped = Vec::new();
-        for (case, report) in calm.iter().zip(reports) {
+        for kind in kinds {
+            for heals in [true, false] {
+                cases.extend(Plan::CRASHES.map(|plan| Case {
+                    kind: *kind,
+                    heals,
+                    plan,
+                    at: usize::MAX,
+                    first: Place::Call(0),
+                }));
+            }
+        }
+        rng.shuffle(&mut cases);
+        if self.points > 0 {
+            cases.truncate(self.points);
+        }
+        // The run without any crash serves all plans that have one crash.
+        let mut calm: Vec<Case> = cases
+            .iter()
+            .map(|case| Case {
+                plan: Plan::Calm,
+                ..*case
+            })
+            .collect();
+        calm.sort_by_key(|case| (case.kind.to_string(), case.heals));
+        calm.dedup_by_key(|case| (case.kind, case.heals));
+        let mut counted = BTreeMap::new();
+        for (case, report) in calm.iter().zip(parallel(self.jobs, &calm, run)?) {
             ensure!(
                 report.wrong.is_empty(),
                 "without a crash: {:?}",
                 report.wrong
             );
-            let effects: Vec<usize> = report
-                .points
-                .iter()
-                .enumerate()
-                .filter_map(|(at, point)| point.effect.as_ref().map(|_| at + 1))
-                .collect();
+            let effects = report.points.iter().filter(|p| p.effect.is_some()).count();
             // Half of them set values, half of them take them back.
-            ensure!(effects.len() >= 2, "{case:?} wrote {effects:?}");
+            ensure!(effects >= 2, "{case:?} wrote {effects} values");
             let first = if case.heals {
-                effects[effects.len() / 2]
+                Place::Effect(effects / 2 + 1)
             } else {
-                effects[effects.len() / 2 - 1] + 1
+                Place::AfterEffect(effects / 2)
             };
-            for plan in [Plan::Recovery, Plan::GuardianAtWork] {
-                let at = usize::MAX / 2;
-                stepped.push(Case {
-                    plan,
-                    at,
-                    first,
-                    ..*case
-                });
-            }
-            let plans = [
-                Plan::Agent,
-                Plan::AgentThenGuardian,
-                Plan::Guardian,
-                Plan::Both,
-            ];
-            for at in 1..=report.points.len() {
-                cases.extend(plans.map(|plan| Case { plan, at, ..*case }));
+            let key = (case.kind.to_string(), case.heals);
+            counted.insert(key, (first, report.points.len()));
+        }
+        let mut strata = Vec::new();
+        let mut stepped = Vec::new();
+        for case in cases {
+            let (first, calls) = counted[&(case.kind.to_string(), case.heals)];
+            let case = Case { first, ..case };
+            match case.plan {
+                Plan::Recovery | Plan::GuardianAtWork => stepped.push(case),
+                _ => strata.push(Stratum::of(case, calls)),
             }
         }
-        let reports = parallel(self.jobs, &stepped, run)?;
-        for (case, report) in stepped.iter().zip(reports) {
-            ensure!(report.wrong.is_empty(), "{case:?}: {:?}", report.wrong);
-            let calls = 1..=report.points.len();
-            cases.extend(calls.map(|at| Case { at, ..*case }));
+        for _ in 0..COUNTS_MAX {
+            let reports = parallel(self.jobs, &stepped, run)?;
+            let mut again = Vec::new();
+            for (case, report) in stepped.iter().zip(reports) {
+                ensure!(report.wrong.is_empty(), "{case:?}: {:?}", report.wrong);
+                if report.first_fired {
+                    strata.push(Stratum::of(*case, report.points.len()));
+                } else {
+                    again.push(*case);
+                }
+            }
+            stepped = again;
         }
-        Ok(cases)
+        for case in &stepped {
+            println!(
+                "remedy-crash: {case:?} is left out: {COUNTS_MAX} runs ended before the first of its \
+                 two crashes"
+            );
+        }
+        Ok(strata)
     }
 }
 
@@ -185,7 +228,8 @@ fn parallel(
         .context("the test itself failed")
 }
 
-fn add(sum: &mut Sum, case: Case, report: &Report) {
+/// Whether it came to its crash.
+fn add(sum: &mut Sum, case: Case, report: &Report) -> bool {
     if !report.wrong.is_empty() {
         sum.failed += 1;
         println!("FAILED {:?}:", report.fired);
@@ -195,14 +239,20 @@ fn add(sum: &mut Sum, case: Case, report: &Report) {
     }
     // Threads take turns: once in a while a life makes a call fewer.
     let Some((_, phase)) = report.fired else {
-        return;
+        println!(
+            "remedy-crash: {case:?} ended after {} calls, before its crash",
+            report.points.len()
+        );
+        return false;
     };
     sum.points += 1;
     *sum.by_plan.entry(format!("{:?}", case.plan)).or_default() += 1;
     *sum.by_phase.entry(phase).or_default() += 1;
+    true
 }
 
-fn told(sums: &BTreeMap<String, Sum>, begun: Instant) -> bool {
+/// Prints the sums; whether there are as many as were wanted, and nothing failed.
+fn told(sums: &BTreeMap<String, Sum>, wanted: usize, begun: Instant) -> bool {
     let (mut points, mut failed) = (0, 0);
     for (action, sum) in sums {
         points += sum.points;
@@ -216,8 +266,9 @@ fn told(sums: &BTreeMap<String, Sum>, begun: Instant) -> bool {
         );
     }
     println!(
-        "crash points: {points}, {failed} in between, left over or repeated, in {} s",
+        "crash points: {points} of {wanted}, {failed} in between, left over or repeated, in {} s",
         begun.elapsed().as_secs()
     );
-    failed == 0 && points > 0
+    // All of them cannot be had where lives differ by a call.
+    failed == 0 && points > 0 && points * 10 >= wanted * 9
 }

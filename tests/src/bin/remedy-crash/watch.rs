@@ -32,13 +32,44 @@ pub enum Who {
     Guardian,
 }
 
-/// Kill these at the n-th call of somebody, counted from 1.
+/// A place among somebody's calls, counted from 1.
+///
+/// The journal's writer has a thread of its own and takes together what is there: the number of its calls
+/// differs by a few from run to run. The writes to cgroups and processes don't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The n-th call.
+    Call(usize),
+    /// The n-th write to a cgroup or a process.
+    Effect(usize),
+    /// The first call after that one.
+    AfterEffect(usize),
+}
+
+impl Place {
+    /// Whether the last of these calls stands there.
+    fn is_last_of(self, points: &[Point]) -> bool {
+        let effects = |points: &[Point]| points.iter().filter(|p| p.effect.is_some()).count();
+        let Some((last, before)) = points.split_last() else {
+            return false;
+        };
+        match self {
+            Self::Call(n) => points.len() == n,
+            Self::Effect(n) => last.effect.is_some() && effects(points) == n,
+            Self::AfterEffect(n) => effects(before) == n,
+        }
+    }
+}
+
+/// Kill these at a call of somebody.
 #[derive(Clone, Copy, Debug)]
 pub struct Arm {
     pub whose: Who,
-    pub at: usize,
+    pub at: Place,
     pub agent: bool,
     pub guardian: bool,
+    /// With the agent dead, kill the guardian at the n-th call that it makes from then on.
+    pub then_guardian: Option<usize>,
 }
 
 /// A call that changes something.
@@ -59,6 +90,10 @@ pub struct Seen {
     pub arm: Option<Arm>,
     /// The call at which it was done.
     pub fired: Option<String>,
+    /// Of a second kill in the same life: from which of the guardian's calls they were counted, and the
+    /// call at which it was done.
+    pub from: Option<usize>,
+    pub fired_then: Option<String>,
     pub agent: Vec<Point>,
     pub guardian: Vec<Point>,
     /// Trouble of this test itself.
@@ -154,14 +189,14 @@ impl Watching {
         if !seen.counting {
             return true;
         }
+        let armed = seen.arm;
         let points = match who {
             Who::Agent => &mut seen.agent,
             Who::Guardian => &mut seen.guardian,
         };
         points.push(point.clone());
-        let count = points.len();
-        let armed = seen.arm.filter(|arm| arm.whose == who && arm.at == count);
-        let Some(arm) = armed else {
+        let there = |arm: &Arm| arm.whose == who && arm.at.is_last_of(points);
+        let Some(arm) = armed.filter(there) else {
             return true;
         };
         let own = match who {
@@ -175,8 +210,21 @@ impl Watching {
                 Who::Guardian => seen.guardian.pop(),
             };
         }
-        seen.arm = None;
-        seen.fired = Some(point.what);
+        if seen.from.is_some() {
+            seen.fired_then = Some(point.what);
+        } else {
+            seen.fired = Some(point.what);
+        }
+        // Here, where nobody's next call can come before it.
+        let from = seen.guardian.len();
+        seen.from = arm.then_guardian.map_or(seen.from, |_| Some(from));
+        seen.arm = arm.then_guardian.map(|at| Arm {
+            whose: Who::Guardian,
+            at: Place::Call(from.saturating_add(at)),
+            agent: false,
+            guardian: true,
+            then_guardian: None,
+        });
         drop(seen);
         let killed = self.kill(arm);
         if let Err(error) = killed {
