@@ -30,7 +30,7 @@ fn throttle_cpu_slows_the_hog_and_gives_back_what_was_there() {
     assert_eq!(hog.read("cpu.max"), "max 100000", "planning writes nothing");
 
     let applied = remedies.apply(&intent).unwrap();
-    println!("throttle-cpu applied in {} us", applied.took_us);
+    println!("show: throttle-cpu applied in {} us", applied.took_us);
     assert_eq!(hog.read("cpu.max"), "20000 100000");
     let throttled = hog.cpus();
     assert!(throttled < 0.3, "{throttled} CPUs under a quota of 0.2");
