@@ -5,6 +5,7 @@
 //! that no alert meets a half-known past. A stop goes the other way round: intake closes, episodes
 //! that are being handled get their grace time, leases stay in the journal, the journal closes last.
 
+mod answers;
 pub mod gate;
 mod glance;
 mod local;
@@ -188,6 +189,7 @@ impl App {
             again = resumed.again.len(),
             rolled_back = resumed.rolled_back,
             taken_over = resumed.taken_over,
+            proposed = resumed.proposed,
             "settled what an earlier run left"
         );
         let router = start_router(&config, &stages);
@@ -213,6 +215,7 @@ impl App {
             streams: Arc::new(Semaphore::new(PAGES_MAX)),
             stop: stop.clone(),
         });
+        let report = report.merge(report::answer_routes(answers::state(&stages)));
         let intake = server.reload();
         let address = server.local_addr();
         let serving = tokio::spawn(server.serve(gate.clone(), report, stop.clone()));

@@ -1,6 +1,7 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
 pub(crate) mod ab;
+mod answer;
 pub(crate) mod check;
 pub(crate) mod diagnose;
 pub(crate) mod guardian;

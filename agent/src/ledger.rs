@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use heard::{Event, Heard};
-pub use index::{Incident, Index, Line, State, Summary};
+pub use index::{Answer, Incident, Index, Line, Proposal, State, Summary};
 pub use retain::Retained;
 
 use retain::Carried;

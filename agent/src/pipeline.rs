@@ -3,6 +3,7 @@
 //! Read [`handle`]; everything else here serves it. Two invariants live in its order: the intent is
 //! durable before the first write to the system, and an effect that is not verified is undone.
 
+mod approval;
 mod effects;
 mod keeper;
 mod learning;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::watch::Receiver;
 use tracing::{info, instrument, warn};
 
+pub use approval::{AnswerError, Word, answer};
 pub use effects::Effects;
 pub use keeper::Keeper;
 pub use unfinished::{Resumed, abandon, leave, resume};
@@ -32,7 +34,7 @@ use crate::{
         Verdict,
     },
     ledger::{LedgerError, SharedLedger},
-    remedy::{CollectError, Remedies, UndoReport},
+    remedy::{CollectError, Decision, Remedies, UndoReport},
     report::Metrics,
     sampling::Sampler,
     verify::{self, Verifier, VerifyConfig},
@@ -122,7 +124,9 @@ pub async fn handle(
     collect(stages, &episode, &diagnosis).await?;
 
     let intent = match decide(stages, &episode, &diagnosis, &evidence).await {
-        Ok(intent) => intent,
+        Ok(Decision::Act(intent)) => intent,
+        // A person's word may take hours: this handling ends, and the answer begins another.
+        Ok(Decision::Ask(intent)) => return approval::propose(stages, episode.id, intent).await,
         Err(refusal) => return report_only(stages, episode.id, refusal).await,
     };
     let outcome = treat(stages, &diagnosis, intent, &evidence, &mut resolved).await?;
@@ -143,8 +147,11 @@ pub async fn treat(
 ) -> Result<OutcomeKind, PipelineError> {
     act(stages, &intent).await?;
     let (outcome, after) = check(stages, diagnosis, &intent, before, resolved).await;
-    let kind = outcome.kind;
+    let (kind, action) = (outcome.kind, intent.action.kind);
     settle(stages, intent, outcome, &after).await?;
+    if let Some(top) = diagnosis.top.first() {
+        stages.remedies.judged(&top.id, action, kind);
+    }
     Ok(kind)
 }
 
@@ -305,11 +312,11 @@ async fn decide(
     episode: &Episode,
     diagnosis: &Diagnosis,
     evidence: &Arc<Evidence>,
-) -> Result<Intent, Refusal> {
+) -> Result<Decision, Refusal> {
     let (remedies, episode) = (stages.remedies.clone(), episode.clone());
     let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
     tokio::task::spawn_blocking(move || {
-        remedies.plan(&diagnosis, &evidence, &episode, Timestamp::now())
+        remedies.decide(&diagnosis, &evidence, &episode, Timestamp::now())
     })
     .await
     .unwrap_or_else(|_| {

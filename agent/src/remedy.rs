@@ -3,6 +3,7 @@
 //! - `plan`: the first suggestion of the rule that is possible, unprotected, permitted and within the
 //!   budgets; otherwise a [`Refusal`] that says why and what to change;
 //! - `policy`, `protect`, `limits`: the three guards;
+//! - `promotion`: the level that a rule's verified outcomes have earned;
 //! - `catalogue`: what each action writes;
 //! - `effect`: writing and undoing, the same for all;
 //! - `knob`: one file of a cgroup or of a process, read and written;
@@ -24,13 +25,14 @@ mod limits;
 mod plan;
 mod policy;
 mod process;
+mod promotion;
 mod protect;
 pub mod sandbox;
 
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -40,12 +42,16 @@ pub use catalogue::collect::Command;
 pub use cgroup::{Cgroup, CgroupError, Hierarchy, delegated};
 pub use config::{LimitsConfig, RemedyConfig, SandboxConfig};
 pub use effect::{ApplyError, UndoReport};
+pub use plan::Decision;
+pub use promotion::{Earned, PromotionConfig, Standings, wilson_lower};
 pub use protect::Protected;
 pub use sandbox::{CollectError, Collected};
 
 use crate::{
     clock::Clock,
-    incident::{ActionKind, Diagnosis, Episode, Evidence, Intent, Refusal},
+    incident::{
+        Action, ActionKind, Diagnosis, Episode, Evidence, Intent, Level, OutcomeKind, Refusal,
+    },
 };
 use guardian::Warden;
 use limits::Limits;
@@ -69,6 +75,8 @@ pub struct Remedies {
     limits: Limits,
     /// One command at a time: the sandbox is for a node in trouble.
     sandbox: Mutex<Sandbox>,
+    /// What outcomes have earned.
+    standings: Mutex<Standings>,
     /// Ends effects when this process can't. None where nothing is ever done.
     warden: Option<Warden>,
 }
@@ -97,6 +105,7 @@ impl Remedies {
             },
             limits: Limits::new(&config.limits, clock),
             sandbox: Mutex::new(Sandbox::new(&config.sandbox)),
+            standings: Mutex::default(),
             warden: None,
             config: config.clone(),
             hierarchy,
@@ -119,9 +128,20 @@ impl Remedies {
         self.hierarchy.as_ref()
     }
 
-    /// Plans the one safe thing, with the prior values, and takes its place in the budgets. Writes
-    /// nothing. A place that is not used (the intent could not be journalled) is given back by
-    /// [`Remedies::undo`], or ends with the lease.
+    /// Plans the one safe thing, with the prior values, and takes its place in the budgets if it may be
+    /// done at once. Writes nothing. A place that is not used (the intent could not be journalled) is given
+    /// back by [`Remedies::undo`], or ends with the lease.
+    pub fn decide(
+        &self,
+        diagnosis: &Diagnosis,
+        evidence: &Evidence,
+        episode: &Episode,
+        now: Timestamp,
+    ) -> Result<Decision, Refusal> {
+        plan::plan(self, diagnosis, evidence, episode, now)
+    }
+
+    /// The same for who can ask nobody: what a person would have to approve is refused.
     pub fn plan(
         &self,
         diagnosis: &Diagnosis,
@@ -129,7 +149,58 @@ impl Remedies {
         episode: &Episode,
         now: Timestamp,
     ) -> Result<Intent, Refusal> {
-        plan::plan(self, diagnosis, evidence, episode, now)
+        match self.decide(diagnosis, evidence, episode, now)? {
+            Decision::Act(intent) => Ok(intent),
+            Decision::Ask(Intent { action, .. }) => Err(refuse(
+                "approval",
+                format!("{} in {:?} waits for a person", action.kind, action.path),
+            )),
+        }
+    }
+
+    /// Plans anew what a person has approved, through every guard, and takes its place in the budgets.
+    pub fn plan_approved(
+        &self,
+        diagnosis: &Diagnosis,
+        evidence: &Evidence,
+        episode: &Episode,
+        now: Timestamp,
+        action: &Action,
+    ) -> Result<Intent, Refusal> {
+        plan::approved(self, diagnosis, evidence, episode, now, action)
+    }
+
+    /// How long a proposal waits for a person.
+    pub fn approval_wait(&self) -> Duration {
+        Duration::from_secs(self.config.approval_s)
+    }
+
+    /// The level that outcomes have earned for one rule's action; the highest where nothing has to be
+    /// earned.
+    pub fn earned(&self, rule: &str, kind: ActionKind) -> Level {
+        let standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        standings.level(&self.config.promotion, rule, kind)
+    }
+
+    /// What each rule's actions have earned.
+    pub fn levels(&self) -> Vec<Earned> {
+        let standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        standings.earned(&self.config.promotion)
+    }
+
+    /// An action of a rule was judged: what it has earned follows.
+    pub fn judged(&self, rule: &str, kind: ActionKind, outcome: OutcomeKind) {
+        let mut standings = self
+            .standings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        standings.add(rule, kind, outcome);
     }
 
     /// Writes what a journalled intent says, after making sure once more that the target is the one

@@ -1,4 +1,5 @@
-//! `paramedic incidents list|show|report|export|feedback`: reads the journal, writes nothing there.
+//! `paramedic incidents list|show|report|export|feedback|approve|reject|levels`: reads the journal, writes
+//! nothing there.
 
 use std::{
     io::{self, Write as _},
@@ -9,13 +10,19 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{EXIT_FINDINGS, EXIT_OK, history, place::Place};
+use super::{
+    EXIT_FINDINGS, EXIT_OK,
+    answer::{Reach, answer},
+    history,
+    place::Place,
+};
 use crate::{
     app::{AppError, load_rules},
     diagnosis::history::Event,
     incident::{Entry, EpisodeId},
     ledger::{self, Incident, Index, Line},
-    report::{Format, incident_table, incident_text, post_mortem},
+    remedy::Standings,
+    report::{Format, incident_table, incident_text, level_table, post_mortem},
 };
 
 /// Incidents read into memory at most; the newest win.
@@ -59,6 +66,22 @@ enum Command {
         #[arg(long)]
         cause: String,
     },
+    /// Approve the action that an incident proposes; the running agent looks again, then does it
+    Approve {
+        /// `ep-…`, or the beginning of one
+        id: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Reject the action that an incident proposes
+    Reject {
+        /// `ep-…`, or the beginning of one
+        id: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// What each rule's actions have earned by their outcomes
+    Levels,
     /// One incident with its evidence as JSON; without an id all of them, oldest first, a line each
     Export {
         /// `ep-…`, or the beginning of one
@@ -106,6 +129,13 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
         Command::Feedback { id, cause } => {
             feedback(find(&index, &id)?, &cause, &args.place)?;
         }
+        Command::Approve { id, reach } => {
+            return answer(&args.place, find(&index, &id)?.id, "approve", &reach);
+        }
+        Command::Reject { id, reach } => {
+            return answer(&args.place, find(&index, &id)?.id, "reject", &reach);
+        }
+        Command::Levels => levels(&index, &args.place)?,
         Command::Export { id: Some(id) } => {
             let incident = export(&dir, find(&index, &id)?)?;
             println!("{}", serde_json::to_string_pretty(&incident)?);
@@ -123,6 +153,25 @@ pub fn incidents(args: Args) -> anyhow::Result<u8> {
     } else {
         EXIT_FINDINGS
     })
+}
+
+/// What the record says of every rule's actions, as the agent would read it at its next start.
+fn levels(index: &Index, place: &Place) -> anyhow::Result<()> {
+    let promotion = place.config()?.remedy.promotion;
+    let mut standings = Standings::default();
+    for (rule, action, outcome) in index.judged() {
+        standings.add(rule, action, outcome);
+    }
+    let earned = standings.earned(&promotion);
+    if place.json {
+        println!("{}", serde_json::to_string_pretty(&earned)?);
+        return Ok(());
+    }
+    if !promotion.enabled {
+        println!("remedy.promotion is off: these levels count for nothing");
+    }
+    print!("{}", level_table(&earned));
+    Ok(())
 }
 
 /// The incident and all evidence that it names. Evidence that retention has given up, or that

@@ -71,6 +71,18 @@ pub enum Level {
     Act,
 }
 
+impl Level {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Advise => "advise",
+            Self::Approve => "approve",
+            Self::Act => "act",
+        }
+    }
+}
+
 /// A remedy as a rule suggests it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -250,6 +262,28 @@ pub enum Entry {
         /// Why not.
         refusal: Refusal,
     },
+    /// The level lets a person decide: this is what would be written. Nothing is done until then.
+    Proposed {
+        /// As it was planned; planned anew against fresh evidence once it is approved.
+        intent: Intent,
+        /// It lapses then.
+        expires: Timestamp,
+    },
+    /// A person said yes. Whether it is still the right thing is looked at once more.
+    Approved {
+        /// Who, as they said.
+        by: String,
+    },
+    /// A person said no.
+    Rejected {
+        /// Who, as they said.
+        by: String,
+    },
+    /// Nobody decided in time, or it could not be done any more.
+    Lapsed {
+        /// Why, for people.
+        why: String,
+    },
     /// About to write.
     Intended {
         /// With everything needed to undo.
@@ -312,6 +346,10 @@ impl Entry {
             Self::Diagnosed { .. } => "diagnosed",
             Self::Shadowed { .. } => "shadowed",
             Self::Refused { .. } => "refused",
+            Self::Proposed { .. } => "proposed",
+            Self::Approved { .. } => "approved",
+            Self::Rejected { .. } => "rejected",
+            Self::Lapsed { .. } => "lapsed",
             Self::Intended { .. } => "intended",
             Self::Applied { .. } => "applied",
             Self::Collected { .. } => "collected",

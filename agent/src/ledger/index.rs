@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::incident::{Action, Alert, Entry, Episode, EpisodeId, Intent, OutcomeKind, Source};
+use crate::incident::{
+    Action, ActionKind, Alert, Diagnosis, Entry, Episode, EpisodeId, Intent, OutcomeKind, Source,
+};
 
 /// Lines kept in memory for one incident. Resends are not journalled one by one, so real incidents
 /// have some twenty; the bound is for the unreal ones.
@@ -45,6 +47,8 @@ pub enum State {
     Open,
     /// Diagnosed; nothing done (yet).
     Diagnosed,
+    /// An action waits for a person's word.
+    Proposed,
     /// An effect is intended or in force, not yet judged.
     Acting,
     /// The effect helped and is in force until its lease ends.
@@ -65,6 +69,7 @@ impl State {
         match self {
             Self::Open => "open",
             Self::Diagnosed => "diagnosed",
+            Self::Proposed => "proposed",
             Self::Acting => "acting",
             Self::Holding => "holding",
             Self::Healed => "healed",
@@ -73,6 +78,28 @@ impl State {
             Self::Failed => "failed",
         }
     }
+}
+
+/// What became of a proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes.
+    Approved,
+    /// No.
+    Rejected,
+    /// None in time.
+    Lapsed,
+}
+
+/// An action that was proposed to a person.
+#[derive(Clone, Copy, Debug)]
+pub struct Proposal<'a> {
+    /// As it was planned.
+    pub intent: &'a Intent,
+    /// It lapses then.
+    pub expires: Timestamp,
+    /// What became of it; `None` while it waits.
+    pub answer: Option<Answer>,
 }
 
 /// One line of a list.
@@ -104,7 +131,11 @@ impl Incident {
         for line in &self.entries {
             state = match &line.entry {
                 Entry::Diagnosed { .. } if state == State::Open => State::Diagnosed,
-                Entry::Refused { .. } if state == State::Diagnosed => State::Reported,
+                Entry::Refused { .. } if matches!(state, State::Diagnosed | State::Proposed) => {
+                    State::Reported
+                }
+                Entry::Proposed { .. } => State::Proposed,
+                Entry::Rejected { .. } | Entry::Lapsed { .. } => State::Reported,
                 Entry::Intended { .. } | Entry::Applied { .. } => State::Acting,
                 Entry::Verified { outcome, .. } => {
                     healed = outcome.kind == OutcomeKind::Healed;
@@ -158,6 +189,51 @@ impl Incident {
             matches!(&line.entry, Entry::Verified { outcome, .. } if outcome.kind == OutcomeKind::Healed)
         });
         Some((intent, healed))
+    }
+
+    /// What was proposed to a person, until when, and what became of it.
+    pub fn proposal(&self) -> Option<Proposal<'_>> {
+        let at = self
+            .entries
+            .iter()
+            .rposition(|line| matches!(line.entry, Entry::Proposed { .. }))?;
+        let Entry::Proposed { intent, expires } = &self.entries[at].entry else {
+            return None;
+        };
+        let later = self.entries[at + 1..].iter();
+        let mut answers = later.filter_map(|line| match &line.entry {
+            Entry::Approved { .. } => Some(Answer::Approved),
+            Entry::Rejected { .. } => Some(Answer::Rejected),
+            Entry::Lapsed { .. } | Entry::Closed | Entry::Failed { .. } => Some(Answer::Lapsed),
+            _ => None,
+        });
+        Some(Proposal {
+            intent,
+            expires: *expires,
+            answer: answers.next(),
+        })
+    }
+
+    /// The last diagnosis.
+    pub fn diagnosis(&self) -> Option<&Diagnosis> {
+        let mut lines = self.entries.iter().rev();
+        lines.find_map(|line| match &line.entry {
+            Entry::Diagnosed { diagnosis, .. } => Some(diagnosis),
+            _ => None,
+        })
+    }
+
+    /// How its action was judged: the rule that asked for it, the action, the verdict, and when.
+    pub fn judged(&self) -> Option<(&str, ActionKind, OutcomeKind, Timestamp)> {
+        let (intent, _) = self.intent()?;
+        let top = self.diagnosis()?.top.first()?;
+        let mut lines = self.entries.iter().rev();
+        lines.find_map(|line| match &line.entry {
+            Entry::Verified { outcome, .. } => {
+                Some((top.id.as_str(), intent.action.kind, outcome.kind, line.at))
+            }
+            _ => None,
+        })
     }
 
     /// Whether the effect of its intent has been undone.
@@ -335,6 +411,20 @@ impl Index {
     /// One incident.
     pub fn get(&self, id: EpisodeId) -> Option<&Incident> {
         self.incidents.get(&id)
+    }
+
+    /// Every judged action: the rule that asked for it, the action and the verdict, in the order in which
+    /// they were judged.
+    pub fn judged(&self) -> impl Iterator<Item = (&str, ActionKind, OutcomeKind)> {
+        let mut judged: Vec<_> = self
+            .incidents
+            .values()
+            .filter_map(Incident::judged)
+            .collect();
+        judged.sort_by_key(|(_, _, _, at)| *at);
+        judged
+            .into_iter()
+            .map(|(rule, action, outcome, _)| (rule, action, outcome))
     }
 
     /// All, oldest first.

@@ -1,4 +1,5 @@
-//! Effects that helped, held until their leases end, then undone.
+//! Effects that helped, held until their leases end, then undone; and the tasks of what waits for a
+//! person.
 
 use std::sync::Arc;
 
@@ -6,14 +7,16 @@ use jiff::Timestamp;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
-use super::{Stages, undo};
+use super::{Stages, approval::Turns, undo};
 use crate::incident::{Entry, Intent};
 
-/// Holds leases. One sleeping task an effect; there are at most as many as the action budget allows.
+/// Holds leases. One sleeping task an effect, and one a proposal; the budgets bound how many there are.
 #[derive(Clone, Default)]
 pub struct Keeper {
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    /// Of what waits for a person.
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Keeper {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{Stages, undo};
+use super::{Stages, approval, undo};
 use crate::{
     incident::{Entry, Episode, EpisodeId, Outcome, OutcomeKind},
-    ledger::{Incident, LedgerError, Line},
+    ledger::{Answer, Incident, LedgerError, Line, Proposal},
 };
 
 /// What was found and done.
@@ -22,6 +22,8 @@ pub struct Resumed {
     pub rolled_back: usize,
     /// Verified effects whose leases run on.
     pub taken_over: usize,
+    /// Proposals that still wait for a person.
+    pub proposed: usize,
 }
 
 /// Settles every unfinished incident of the journal. Run once, before intake opens.
@@ -33,6 +35,9 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
     let mut resumed = Resumed::default();
     for incident in unfinished {
         match incident.intent() {
+            None if incident.proposal().is_some() => {
+                resumed.proposed += usize::from(take_up(stages, &incident).await?);
+            }
             None => {
                 let resolved = incident.resolved();
                 resumed.again.push((incident.episode, resolved));
@@ -57,6 +62,44 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
     Ok(resumed)
 }
 
+/// A proposal of an earlier life waits on, unless its time is over. One that was approved and not begun is
+/// not begun now: the approval was for what the evidence said then. Whether it still waits.
+async fn take_up(stages: &Arc<Stages>, incident: &Incident) -> Result<bool, LedgerError> {
+    let Some(Proposal {
+        intent,
+        expires,
+        answer,
+    }) = incident.proposal()
+    else {
+        return Ok(false);
+    };
+    match answer {
+        Some(Answer::Approved) => {
+            let why = "the agent ended after the approval and before anything was done";
+            approval::lapse(stages, incident.id, why.to_owned()).await?;
+            return Ok(false);
+        }
+        Some(_) => {
+            close(stages, incident).await?;
+            return Ok(false);
+        }
+        None => {}
+    }
+    if let Some(why) = approval::over(incident, expires) {
+        approval::lapse(stages, incident.id, why).await?;
+        return Ok(false);
+    }
+    let detail = format!(
+        "the agent restarted; {} on {} still waits for a person, until {expires}",
+        intent.action.kind, intent.action.path
+    );
+    info!(episode = %incident.id, detail, "taken over");
+    let taken_over = Entry::TakenOver { detail };
+    stages.ledger.append(incident.id, taken_over).await?;
+    approval::wait_for_word(stages, incident.id, expires);
+    Ok(true)
+}
+
 /// What the guardian told stands in the journal now.
 fn tidy(stages: &Stages) {
     let Some(warden) = stages.remedies.warden() else {
@@ -73,9 +116,12 @@ fn tidy(stages: &Stages) {
     }
 }
 
-/// The budgets count what an earlier life did.
+/// The budgets count what an earlier life did, and levels are what its outcomes earned.
 fn recall(stages: &Stages) {
     stages.ledger.with_index(|index| {
+        for (rule, action, outcome) in index.judged() {
+            stages.remedies.judged(rule, action, outcome);
+        }
         for incident in index.iter() {
             let intended = |line: &&Line| matches!(line.entry, Entry::Intended { .. });
             let at = incident
@@ -124,9 +170,13 @@ async fn roll_back(stages: &Arc<Stages>, incident: &Incident) -> Result<(), Ledg
         checks: Vec::new(),
         after_s: 0.0,
     };
-    let snapshot = None;
+    let (kind, snapshot) = (outcome.kind, None);
     let entries = vec![Entry::Verified { outcome, snapshot }, undone, Entry::Closed];
-    stages.ledger.append_outcome(incident.id, entries).await
+    stages.ledger.append_outcome(incident.id, entries).await?;
+    if let Some(top) = incident.diagnosis().and_then(|found| found.top.first()) {
+        stages.remedies.judged(&top.id, intent.action.kind, kind);
+    }
+    Ok(())
 }
 
 /// Before a stop: undoes every effect that is still in force, held or not yet verified. Whoever stops

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::promotion::PromotionConfig;
 use crate::incident::{ActionKind, Level};
 
 /// The `remedy` section.
@@ -22,6 +23,11 @@ pub struct RemedyConfig {
     /// How long a restart of a dead agent is waited for before the guardian undoes what nobody has
     /// verified, in seconds. 1 to 600; default 10.
     pub orphan_grace_s: u64,
+    /// How long an action that needs a person's approval waits for it, in seconds. 10 to 86,400; default
+    /// 3600.
+    pub approval_s: u64,
+    /// Levels that are earned by outcomes; off by default.
+    pub promotion: PromotionConfig,
     /// Cgroups that are never touched, nor what contains them, as paths below the cgroup mount. At
     /// most 256. Comes on top of what is protected in code.
     pub protect: Vec<String>,
@@ -49,6 +55,8 @@ impl Default for RemedyConfig {
             ],
             lease_s: 300,
             orphan_grace_s: 10,
+            approval_s: 3600,
+            promotion: PromotionConfig::default(),
             protect: Vec::new(),
             limits: LimitsConfig::default(),
             sandbox: SandboxConfig::default(),
@@ -118,6 +126,7 @@ impl RemedyConfig {
         let numbers = [
             ("lease_s", self.lease_s, 1, 86_400),
             ("orphan_grace_s", self.orphan_grace_s, 1, 600),
+            ("approval_s", self.approval_s, 10, 86_400),
             (
                 "limits.actions_per_hour",
                 limits.actions_per_hour.into(),
@@ -155,6 +164,7 @@ impl RemedyConfig {
                 self.protect.len()
             ));
         }
+        problems.extend(self.promotion.problems());
         let parent = Some(&sandbox.parent).filter(|path| !path.is_empty());
         let named = self.protect.iter().map(|path| ("protect", path));
         for (name, path) in named.chain(parent.map(|path| ("sandbox.parent", path))) {

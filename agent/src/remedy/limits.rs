@@ -90,6 +90,14 @@ impl Limits {
         Ok(())
     }
 
+    /// Whether there would be a place now, without taking it.
+    pub fn would_take(&self, intent: &Intent) -> Result<(), Refusal> {
+        let now = self.clock.monotonic();
+        let mut state = self.lock();
+        state.forget(now, self.window());
+        self.check(&state, now, &Target::of(intent))
+    }
+
     fn check(&self, state: &State, now: Duration, target: &Target) -> Result<(), Refusal> {
         let LimitsConfig {
             actions_per_hour,

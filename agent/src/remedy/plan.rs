@@ -6,21 +6,33 @@ use super::{
     Remedies, catalogue,
     catalogue::{Node, Planning, kill_cgroup, notify, unusable},
     cgroup::{Cgroup, Hierarchy},
-    lease, policy, refuse,
+    lease,
+    policy::{self, Permission},
+    refuse,
 };
 use crate::incident::{
     Action, ActionKind, Culprit, Diagnosis, Episode, Evidence, Hypothesis, Intent, KnobChange,
     Refusal, Suggestion, Verdict,
 };
 
-/// The first suggestion that is possible, unprotected and permitted, within the budgets.
+/// What the guards leave of a diagnosis.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// To be done at once. Its place in the budgets is taken.
+    Act(Intent),
+    /// To be proposed to a person. No place is taken.
+    Ask(Intent),
+}
+
+/// The first suggestion that is possible, unprotected and permitted, within the budgets; one that may be
+/// done at once before one that somebody has to approve.
 pub(super) fn plan(
     remedies: &Remedies,
     diagnosis: &Diagnosis,
     evidence: &Evidence,
     episode: &Episode,
     now: Timestamp,
-) -> Result<Intent, Refusal> {
+) -> Result<Decision, Refusal> {
     if let Verdict::Inconclusive(why) = &diagnosis.verdict {
         return Err(refuse("inconclusive", why.clone()));
     }
@@ -41,13 +53,55 @@ pub(super) fn plan(
         now,
     };
     let mut refusals = Vec::new();
+    let mut ask = None;
     for suggestion in &top.remedies {
-        match call.one(suggestion) {
-            Ok(intent) => return Ok(intent),
+        match call.one(suggestion, false) {
+            Ok(Decision::Act(intent)) => return Ok(Decision::Act(intent)),
+            Ok(proposed) => ask = ask.or(Some(proposed)),
             Err(refusal) => refusals.push((suggestion.action, refusal)),
         }
     }
-    Err(most_telling(refusals))
+    ask.ok_or_else(|| most_telling(refusals))
+}
+
+/// An action that a person has approved, guarded again: the diagnosis must still be sure, and blame the
+/// same cgroup.
+pub(super) fn approved(
+    remedies: &Remedies,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+    episode: &Episode,
+    now: Timestamp,
+    action: &Action,
+) -> Result<Intent, Refusal> {
+    if let Verdict::Inconclusive(why) = &diagnosis.verdict {
+        return Err(refuse("inconclusive", why.clone()));
+    }
+    let top = diagnosis.top.first();
+    let top = top.ok_or_else(|| refuse("inconclusive", "no hypothesis is left".to_owned()))?;
+    let blamed = top.culprit.as_ref().map(|culprit| culprit.cgroup);
+    if blamed != Some(action.cgroup) {
+        let why = format!("{:?} is not the culprit any more", action.path);
+        return Err(refuse("changed", why));
+    }
+    let suggestion = top.remedies.iter().find(|s| s.action == action.kind);
+    let suggestion = suggestion.ok_or_else(|| {
+        let why = format!(
+            "the rule {} does not suggest {} any more",
+            top.id, action.kind
+        );
+        refuse("changed", why)
+    })?;
+    let call = Call {
+        remedies,
+        top,
+        evidence,
+        episode,
+        now,
+    };
+    match call.one(suggestion, true)? {
+        Decision::Act(intent) | Decision::Ask(intent) => Ok(intent),
+    }
 }
 
 /// The refusal of the rule's first choice that is more than a notice; the others are named.
@@ -80,7 +134,8 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn one(&self, suggestion: &Suggestion) -> Result<Intent, Refusal> {
+    /// With `approved`, a person's word is there.
+    fn one(&self, suggestion: &Suggestion, approved: bool) -> Result<Decision, Refusal> {
         match suggestion.action {
             ActionKind::Notify => return Err(notify::refusal(self.top)),
             ActionKind::Collect => {
@@ -107,15 +162,20 @@ impl Call<'_> {
         let config = &self.remedies.config;
         let lease_s = self.lease_s(suggestion.action);
         let would = policy::describe(&intent.action, &intent.changes, lease_s);
-        policy::permit(config, suggestion, &would)?;
+        let earned = self.remedies.earned(&self.top.id, suggestion.action);
+        let permission = policy::permit(config, suggestion, earned, &would)?;
         let own = intent.changes.iter().filter(|change| change.of.is_cgroup());
         for change in own {
             target
                 .check_writable(&change.file)
                 .map_err(|error| unusable(&error))?;
         }
+        if permission == Permission::Ask && !approved {
+            self.remedies.limits.would_take(&intent)?;
+            return Ok(Decision::Ask(intent));
+        }
         self.remedies.limits.take(&intent)?;
-        Ok(intent)
+        Ok(Decision::Act(intent))
     }
 
     fn protected(&self, hierarchy: &Hierarchy, target: &Cgroup) -> Result<(), Refusal> {

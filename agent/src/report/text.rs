@@ -8,6 +8,7 @@ use crate::{
     diagnosis::explain,
     incident::{DualResult, Entry, KnobChange, Outcome, OutcomeKind, Shadow},
     ledger::{Incident, Summary},
+    remedy::Earned,
 };
 
 /// Widest line written.
@@ -30,6 +31,27 @@ pub fn incident_table(incidents: &[Summary]) -> String {
             seconds(summary.opened_at),
             summary.state.as_str(),
             clean(&summary.alert),
+        );
+        text.push_str(&clip(&line));
+        text.push('\n');
+    }
+    text
+}
+
+/// What rules' actions have earned, one line each.
+pub fn level_table(earned: &[Earned]) -> String {
+    let mut text = format!(
+        "{:<28}  {:<17}  {:>8}  {:>11}  LEVEL\n",
+        "RULE", "ACTION", "HEALED", "AT LEAST"
+    );
+    for one in earned {
+        let healed = format!("{}/{}", one.healed, one.judged);
+        let line = format!(
+            "{:<28}  {:<17}  {healed:>8}  {:>9.1} %  {}",
+            clean(&one.rule),
+            one.action,
+            one.lower_bound * 100.0,
+            one.level.as_str(),
         );
         text.push_str(&clip(&line));
         text.push('\n');
@@ -112,6 +134,19 @@ fn say(entry: &Entry) -> Vec<String> {
                 refusal.detail.clone(),
             ]
         }
+        Entry::Proposed { intent, expires } => {
+            let mut lines = vec![format!(
+                "proposed: {} on {}; waits for a person until {}",
+                intent.action.kind,
+                clean(&intent.action.path),
+                seconds(*expires)
+            )];
+            lines.extend(intent.changes.iter().map(change));
+            lines
+        }
+        Entry::Approved { by } => vec![format!("approved by {}", clean(by))],
+        Entry::Rejected { by } => vec![format!("rejected by {}", clean(by))],
+        Entry::Lapsed { why } => vec![format!("the proposal lapsed: {why}")],
         Entry::Intended { intent } => {
             let mut lines = vec![format!(
                 "intent: {} on {}",

@@ -59,6 +59,7 @@ pub struct SinkConfig {
 
 fn states() -> Vec<State> {
     vec![
+        State::Proposed,
         State::Holding,
         State::RolledBack,
         State::Reported,

@@ -117,6 +117,10 @@ fn outcome(incident: &Incident, state: State) -> String {
     match state {
         State::Open => "accepted".to_owned(),
         State::Diagnosed => "diagnosed".to_owned(),
+        State::Proposed => {
+            let id = incident.episode.id;
+            format!("waits for a person: paramedic incidents approve {id}, or reject")
+        }
         State::Acting => "acting".to_owned(),
         State::Holding => "healed; the effect is in force until its lease ends".to_owned(),
         State::Healed => "healed, and the effect has ended".to_owned(),

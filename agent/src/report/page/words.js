@@ -70,6 +70,13 @@ export const entry = (line) => {
         !sure && line.diagnosis.verdict.why];
     }
     case "refused": return ["", `No action (${line.refusal.reason})`, line.refusal.detail];
+    case "proposed":
+      return ["act", `Proposed: ${line.intent.action.kind} on ${line.intent.action.path}`,
+        ...line.intent.changes.map((c) => `${c.file}: ${c.prior.trim()} → ${c.value}`),
+        `waits for a person until ${utc(line.expires)}`];
+    case "approved": return ["act", `Approved by ${line.by}`];
+    case "rejected": return ["", `Rejected by ${line.by}`];
+    case "lapsed": return ["", "The proposal lapsed", line.why];
     case "intended":
       return ["act", `Intent recorded: ${line.intent.action.kind} on ${line.intent.action.path}`,
         ...line.intent.changes.map((c) => `${c.file}: ${c.prior.trim()} → ${c.value}`),

@@ -39,6 +39,7 @@ pub(super) fn ended(state: State) -> &'static str {
     match state {
         State::Open => "not yet diagnosed",
         State::Diagnosed => "diagnosed",
+        State::Proposed => "an action waits for a person",
         State::Acting => "an action is under way",
         State::Holding => "healed, the effect is still in force",
         State::Healed => "healed",
@@ -140,6 +141,16 @@ fn told(entry: &Entry) -> String {
         Entry::Refused { refusal, .. } => {
             format!("No action ({}): {}", refusal.reason, refusal.detail)
         }
+        Entry::Proposed { intent, expires } => {
+            let action = &intent.action;
+            format!(
+                "Proposed until {expires}: {} on {}",
+                action.kind, action.path
+            )
+        }
+        Entry::Approved { by } => format!("Approved by {by}"),
+        Entry::Rejected { by } => format!("Rejected by {by}"),
+        Entry::Lapsed { why } => format!("The proposal lapsed: {why}"),
         Entry::Intended { intent } => {
             let action = &intent.action;
             format!("Intent recorded: {} on {}", action.kind, action.path)

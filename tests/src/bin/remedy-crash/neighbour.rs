@@ -6,6 +6,7 @@
 //! delays). The latency of a request runs from when it was due to its end.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -88,7 +89,7 @@ impl Requests {
             thread::sleep(due.saturating_sub(begun.elapsed()));
             spin(self.work);
             let late = begun.elapsed().saturating_sub(due);
-            latencies.push_str(&format!("{}\n", late.as_micros()));
+            writeln!(latencies, "{}", late.as_micros())?;
         }
         let part = self.into.with_extension("part");
         fs::write(&part, latencies)?;
