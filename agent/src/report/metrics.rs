@@ -28,7 +28,7 @@ use prometheus_client::{
 pub use standing::{ProbeStanding, QueueStanding, Standing};
 
 use crate::{
-    incident::{Diagnosis, Intent, Outcome, OutcomeKind, Refusal, Verdict},
+    incident::{ActionKind, Diagnosis, Intent, Outcome, OutcomeKind, Refusal, Verdict},
     journal::JournalHealth,
     ledger::Ledger,
 };
@@ -36,6 +36,20 @@ use crate::{
 use process::OwnProcess;
 use standing::Standings;
 
+const OUTCOMES: [&str; 4] = ["healed", "no_effect", "worse", "unknown"];
+/// Actions that are verified.
+const ACTING: [ActionKind; 10] = [
+    ActionKind::ThrottleCpu,
+    ActionKind::CapMemory,
+    ActionKind::CapPids,
+    ActionKind::DeprioritiseCpu,
+    ActionKind::ThrottleIo,
+    ActionKind::FreezeCgroup,
+    ActionKind::RaiseMemory,
+    ActionKind::RaiseOomScore,
+    ActionKind::KillProcess,
+    ActionKind::KillCgroup,
+];
 const AGREEMENTS: [&str; 3] = ["agrees", "disagrees", "none"];
 /// Those that an operator is told of; others appear when they happen.
 const REQUESTS_REFUSED: [&str; 5] = ["unauthorized", "busy", "journal", "internal", "shape"];
@@ -223,6 +237,16 @@ impl Metrics {
         for did in ["opened", "seen", "resolved", "ignored"] {
             self.accepted(did, 0);
         }
+        drop(self.diagnoses.get_or_create(&Top {
+            hypothesis: "none".to_owned(),
+            verdict: "inconclusive",
+        }));
+        for kind in ACTING {
+            for outcome in OUTCOMES {
+                let action = kind.to_string();
+                drop(self.actions.get_or_create(&Verified { action, outcome }));
+            }
+        }
         for consensus in AGREEMENTS {
             drop(self.shadows.get_or_create(&Agreement { consensus }));
         }
@@ -286,11 +310,12 @@ impl Metrics {
 
     /// A judged action.
     pub fn verified(&self, intent: &Intent, outcome: &Outcome) {
+        let [healed, no_effect, worse, unknown] = OUTCOMES;
         let word = match outcome.kind {
-            OutcomeKind::Healed => "healed",
-            OutcomeKind::NoEffect => "no_effect",
-            OutcomeKind::Worse => "worse",
-            OutcomeKind::Unknown => "unknown",
+            OutcomeKind::Healed => healed,
+            OutcomeKind::NoEffect => no_effect,
+            OutcomeKind::Worse => worse,
+            OutcomeKind::Unknown => unknown,
         };
         let action = intent.action.kind.to_string();
         self.actions
