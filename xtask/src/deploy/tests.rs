@@ -144,18 +144,16 @@ fn kubernetes_and_the_agent_take_what_kustomize_gives() {
 /// under `if` or `if not`.
 fn helm(template: &str, values: &Value) -> String {
     let value = |name: &str| -> Value {
-        match name {
-            ".Release.Namespace" => json!("paramedic"),
-            _ => {
-                let key = name
-                    .strip_prefix(".Values.")
-                    .unwrap_or_else(|| panic!("{name}"));
-                values
-                    .get(key)
-                    .unwrap_or_else(|| panic!("no value {key}"))
-                    .clone()
-            }
+        if name == ".Release.Namespace" {
+            return json!("paramedic");
         }
+        let key = name
+            .strip_prefix(".Values.")
+            .unwrap_or_else(|| panic!("{name}"));
+        values
+            .get(key)
+            .unwrap_or_else(|| panic!("no value {key}"))
+            .clone()
     };
     let truthy =
         |name: &str| !matches!(value(name), Value::Bool(false) | Value::Null) && value(name) != "";
