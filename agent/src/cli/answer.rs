@@ -103,7 +103,7 @@ async fn tell(
     let text = answer.text().await.unwrap_or_default();
     let error = serde_json::from_str::<serde_json::Value>(&text)
         .ok()
-        .and_then(|said| Some(said.get("error")?.as_str()?.to_owned()));
+        .and_then(|said| Some(said.get("detail")?.as_str()?.to_owned()));
     let said = error.unwrap_or(text);
     let said = said.chars().filter(|c| !c.is_control()).take(500).collect();
     Ok((status, said))
