@@ -128,6 +128,8 @@ fn outcome(incident: &Incident, state: State) -> String {
         State::Reported => {
             let why = last(|entry| match entry {
                 Entry::Refused { refusal, .. } => Some(refusal.detail.clone()),
+                Entry::Rejected { by } => Some(format!("rejected by {by}")),
+                Entry::Lapsed { why } => Some(why.clone()),
                 _ => None,
             });
             format!("no action: {}", why.unwrap_or_default())
