@@ -168,7 +168,7 @@ pub(crate) fn scan_from(
             return Ok(walk.out);
         }
     }
-    if let Err((at, reason, valid_beyond)) = walk.finish() {
+    if let Err((at, reason, valid_beyond)) = walk.finish(visit) {
         walk.corrupt(at, reason, valid_beyond);
     }
     Ok(walk.out)

@@ -15,6 +15,7 @@ mod faults;
 mod fuzz;
 mod golden;
 mod in_flight;
+mod live;
 mod model;
 pub(crate) mod mutation;
 mod real;

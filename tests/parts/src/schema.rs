@@ -110,7 +110,7 @@ fn keyword_holds(
             .iter()
             .try_for_each(|one| deeper(one, value, path))?,
         "required" => {
-            for name in list()? {
+            for name in list()?.iter().filter(|_| value.is_object()) {
                 let name = name.as_str().unwrap_or_default();
                 ensure!(value.get(name).is_some(), "{path}: no {name}");
             }

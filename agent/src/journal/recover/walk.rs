@@ -88,7 +88,13 @@ impl Walk {
                 // A header is synced before its first batch: something behind a zero header was
                 // acknowledged once.
                 if let Some(at) = window.first_nonzero(0).map_err(bad)? {
-                    return Err((start, Damage::NoHeader, Some((seq, at))));
+                    // Unless it was begun while this was read.
+                    window.forget();
+                    let block = window.get(0, claimed as usize).map_err(bad)?;
+                    return match SegmentHeader::decode(block) {
+                        SegmentState::Valid(header) => self.begun(seq, &header, window, visit),
+                        _ => Err((start, Damage::NoHeader, Some((seq, at)))),
+                    };
                 }
                 self.out.bytes_verified += window.len;
                 self.out.unused.push((seq, window.len));
@@ -120,8 +126,15 @@ impl Walk {
         mut window: Window,
         visit: &mut dyn FnMut(Found<'_>),
     ) -> Result<(), Bad> {
-        let link = self.out.link;
         let first = self.out.uuid.is_none();
+        if !first
+            && header.prev_end.get() != self.out.link.end
+            && let Some((mut tail, reason)) = self.tail_window.take()
+        {
+            let reason = self.again(&mut tail, visit).unwrap_or(reason);
+            self.tail_window = Some((tail, reason));
+        }
+        let link = self.out.link;
         let stopped = self
             .tail_window
             .as_ref()
@@ -270,31 +283,58 @@ impl Walk {
     }
 
     /// Judges what lies beyond the last valid batch of the last begun segment.
-    pub(super) fn finish(&mut self) -> Result<(), Bad> {
+    pub(super) fn finish(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), Bad> {
+        let Some((mut window, mut reason)) = self.tail_window.take() else {
+            return Ok(());
+        };
+        let Some(granule) = self.out.tail.map(|tail| tail.granule) else {
+            return Ok(());
+        };
+        loop {
+            let link = self.out.link;
+            let at = (link.seq, link.end);
+            let bad = |damage| (at, damage, None);
+            // Segments have their full length before they get their name.
+            let whole = self.out.tail.map_or(0, |tail| tail.segment_len);
+            if window.len < whole {
+                return Err(bad(Damage::Short));
+            }
+            if let Damage::Unreadable(_) | Damage::Version(_) = reason {
+                return Err(bad(reason));
+            }
+            if window.first_nonzero(link.end).map_err(bad)?.is_none() {
+                self.out.bytes_verified += window.len - link.end;
+                if let Some(tail) = self.out.tail.as_mut() {
+                    tail.clean = true;
+                }
+                return Ok(());
+            }
+            if let Some(offset) = self.beyond(&mut window, granule).map_err(bad)? {
+                match self.again(&mut window, visit) {
+                    Some(stopped) => reason = stopped,
+                    None => return Err((at, reason, Some((link.seq, offset)))),
+                }
+                continue;
+            }
+            self.out.bytes_verified += window.len - link.end;
+            let end = window.last_nonzero(link.end).map_err(bad)?;
+            self.out.cuts.push(Cut {
+                lane: self.lane,
+                segment: link.seq,
+                offset: link.end,
+                bytes_lost: end - link.end,
+                reason,
+            });
+            return Ok(());
+        }
+    }
+
+    /// Where a header lies that can't have been written while the batch at the link was in flight.
+    fn beyond(&self, window: &mut Window, granule: u32) -> Result<Option<u64>, Damage> {
         let link = self.out.link;
-        let at = (link.seq, link.end);
-        let Some((mut window, reason)) = self.tail_window.take() else {
-            return Ok(());
-        };
-        let Some(tail) = self.out.tail.as_mut() else {
-            return Ok(());
-        };
-        let bad = |damage| (at, damage, None);
-        // Segments have their full length before they get their name.
-        if window.len < tail.segment_len {
-            return Err(bad(Damage::Short));
-        }
-        if let Damage::Unreadable(_) | Damage::Version(_) = reason {
-            return Err(bad(reason));
-        }
-        self.out.bytes_verified += window.len - link.end;
-        let Some(_) = window.first_nonzero(link.end).map_err(bad)? else {
-            tail.clean = true;
-            return Ok(());
-        };
-        let mut offset = link.end + u64::from(tail.granule);
+        let mut offset = link.end + u64::from(granule);
         while offset + BATCH_HEADER_LEN as u64 <= window.len {
-            let bytes = window.get(offset, BATCH_HEADER_LEN).map_err(bad)?;
+            let bytes = window.get(offset, BATCH_HEADER_LEN)?;
             if let Ok(header) = BatchHeader::decode(bytes) {
                 let later = Some(header.log_uuid) == self.out.uuid
                     && header.seq.get() == link.seq
@@ -302,19 +342,23 @@ impl Walk {
                     && header.epoch.get() >= link.epoch
                     && header.batch_no.get() >= link.next_batch.saturating_add(self.in_flight);
                 if later && !left_out(Check::Beyond) {
-                    return Err((at, reason, Some((link.seq, offset))));
+                    return Ok(Some(offset));
                 }
             }
-            offset += u64::from(tail.granule);
+            offset += u64::from(granule);
         }
-        let end = window.last_nonzero(link.end).map_err(bad)?;
-        self.out.cuts.push(Cut {
-            lane: self.lane,
-            segment: link.seq,
-            offset: link.end,
-            bytes_lost: end - link.end,
-            reason,
-        });
-        Ok(())
+        Ok(None)
+    }
+
+    /// Reads on from the link, from the file: beside a running writer what was read first may be older
+    /// than what was read later, and whatever a later batch proves to be durable is there by now. `None`
+    /// if there is still nothing, else why it stopped.
+    fn again(&mut self, window: &mut Window, visit: &mut dyn FnMut(Found<'_>)) -> Option<Damage> {
+        let before = self.out.link.end;
+        window.forget();
+        let segment_len = self.out.tail.map_or(0, |tail| tail.segment_len);
+        let stop = self.batches(window, segment_len, visit);
+        self.out.bytes_verified += self.out.link.end - before;
+        (self.out.link.end > before).then(|| stop.unwrap_or(Damage::NoHeader))
     }
 }

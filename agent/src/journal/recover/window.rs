@@ -37,6 +37,11 @@ impl Window {
         self.buf.get(from..from + len).ok_or(Damage::Short)
     }
 
+    /// What is asked for next is read from the file.
+    pub(super) fn forget(&mut self) {
+        self.buf.clear();
+    }
+
     fn fill(&mut self, offset: u64, want: usize) -> Result<(), Damage> {
         let left = usize::try_from(self.len - offset).unwrap_or(usize::MAX);
         self.buf.resize(want.min(left), 0);

@@ -20,7 +20,7 @@ fn parse(text: &str) -> Result<SinkConfig, String> {
 #[test]
 fn a_sink_that_cannot_work_is_refused_with_its_field() {
     let sink = parse("{name: ops, kind: slack, url: \"https://chat.example/x\"}").unwrap();
-    assert_eq!((sink.per_minute, sink.states.len()), (20, 4));
+    assert_eq!((sink.per_minute, sink.states.len()), (20, 5));
     for (text, words) in [
         ("{name: ops, kind: slack}", "either url or url_file"),
         (
