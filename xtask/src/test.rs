@@ -224,6 +224,8 @@ struct Settings {
     vm_tests: Vec<String>,
     #[serde(rename = "vm-systemd-tests", default)]
     vm_systemd_tests: Vec<String>,
+    #[serde(rename = "vm-once", default)]
+    once: Vec<String>,
 }
 
 /// A test program for the VM.
@@ -231,6 +233,8 @@ pub struct Program {
     path: OsString,
     /// It wants systemd as process 1.
     systemd: bool,
+    /// On the first kernel only: what it tests is the agent's, not the kernel's.
+    once: bool,
 }
 
 /// Builds those of the test programs that `tests/Cargo.toml` lists for the VM that are chosen.
@@ -282,8 +286,11 @@ pub fn programs(chosen: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Program>> {
             && wanted.contains(&name)
             && let Some(path) = message.executable
         {
-            let (path, systemd) = (path.into(), booted.contains(&name));
-            programs.push(Program { path, systemd });
+            programs.push(Program {
+                path: path.into(),
+                systemd: booted.contains(&name),
+                once: settings.once.contains(&name),
+            });
         }
     }
     anyhow::ensure!(
@@ -309,6 +316,11 @@ pub fn on_kernel(
         ..Vm::default()
     };
     for program in programs {
+        if program.once && series != Series::ALL[0] {
+            let name = program.path.to_string_lossy();
+            println!("{name} runs on Linux {} only", Series::ALL[0].name());
+            continue;
+        }
         let command = [
             sh::own_program()?.into_os_string(),
             "run-tests".into(),
