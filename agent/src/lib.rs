@@ -31,6 +31,7 @@ pub mod verify;
 pub mod clock;
 #[cfg(test)]
 mod mutate;
+mod outbound;
 pub mod problem;
 pub mod resilience;
 pub mod secret;

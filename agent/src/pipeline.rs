@@ -34,7 +34,7 @@ use crate::{
         Verdict,
     },
     ledger::{LedgerError, SharedLedger},
-    remedy::{CollectError, Decision, Remedies, UndoReport},
+    remedy::{CollectError, Decision, Remedies, UndoReport, refuse},
     report::Metrics,
     sampling::Sampler,
     verify::{self, Verifier, VerifyConfig},
@@ -241,21 +241,32 @@ async fn remember(
     diagnosis: &Diagnosis,
     evidence: &Evidence,
 ) -> Result<(), PipelineError> {
+    let (entry, since_open_ms) = diagnosed(stages, episode, diagnosis, evidence).await;
+    stages.metrics.diagnosed(diagnosis, since_open_ms);
+    if let Some(top) = diagnosis.top.first() {
+        info!(hypothesis = %top.id, posterior = top.posterior, since_open_ms, "diagnosed");
+    }
+    Ok(stages.ledger.append(episode.id, entry).await?)
+}
+
+/// The entry of a diagnosis, its evidence being stored, and the milliseconds since the opening.
+async fn diagnosed(
+    stages: &Stages,
+    episode: &Episode,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+) -> (Entry, u64) {
     let snapshot = store(stages, episode.id, evidence).await;
     let since_open = Timestamp::now()
         .duration_since(episode.opened_at)
         .as_millis();
     let since_open_ms = u64::try_from(since_open).unwrap_or(0);
-    stages.metrics.diagnosed(diagnosis, since_open_ms);
-    if let Some(top) = diagnosis.top.first() {
-        info!(hypothesis = %top.id, posterior = top.posterior, since_open_ms, "diagnosed");
-    }
     let entry = Entry::Diagnosed {
         diagnosis: diagnosis.clone(),
         snapshot,
         since_open_ms,
     };
-    Ok(stages.ledger.append(episode.id, entry).await?)
+    (entry, since_open_ms)
 }
 
 /// A diagnosis or an outcome is worth recording without its evidence; an intent is not, and its own
@@ -313,18 +324,23 @@ async fn decide(
     diagnosis: &Diagnosis,
     evidence: &Arc<Evidence>,
 ) -> Result<Decision, Refusal> {
-    let (remedies, episode) = (stages.remedies.clone(), episode.clone());
     let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
-    tokio::task::spawn_blocking(move || {
+    let episode = episode.clone();
+    planned(stages, move |remedies| {
         remedies.decide(&diagnosis, &evidence, &episode, Timestamp::now())
     })
     .await
-    .unwrap_or_else(|_| {
-        Err(Refusal {
-            reason: "internal".into(),
-            detail: "the planner panicked".into(),
-        })
-    })
+}
+
+/// Runs a planner, which reads files, on a thread that may block.
+async fn planned<T: Send + 'static>(
+    stages: &Stages,
+    plan: impl FnOnce(&Remedies) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let remedies = stages.remedies.clone();
+    tokio::task::spawn_blocking(move || plan(&remedies))
+        .await
+        .unwrap_or_else(|_| Err(refuse("internal", "the planner panicked".to_owned())))
 }
 
 async fn report_only(

@@ -31,7 +31,7 @@ pub mod sandbox;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -178,29 +178,23 @@ impl Remedies {
     /// The level that outcomes have earned for one rule's action; the highest where nothing has to be
     /// earned.
     pub fn earned(&self, rule: &str, kind: ActionKind) -> Level {
-        let standings = self
-            .standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        standings.level(&self.config.promotion, rule, kind)
+        self.standings().level(&self.config.promotion, rule, kind)
     }
 
     /// What each rule's actions have earned.
     pub fn levels(&self) -> Vec<Earned> {
-        let standings = self
-            .standings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        standings.earned(&self.config.promotion)
+        self.standings().earned(&self.config.promotion)
     }
 
     /// An action of a rule was judged: what it has earned follows.
     pub fn judged(&self, rule: &str, kind: ActionKind, outcome: OutcomeKind) {
-        let mut standings = self
-            .standings
+        self.standings().add(rule, kind, outcome);
+    }
+
+    fn standings(&self) -> MutexGuard<'_, Standings> {
+        self.standings
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        standings.add(rule, kind, outcome);
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what a journalled intent says, after making sure once more that the target is the one
@@ -299,7 +293,7 @@ impl Remedies {
 }
 
 /// A refusal from its stable word and its text for people.
-fn refuse(reason: &str, detail: String) -> Refusal {
+pub(crate) fn refuse(reason: &str, detail: String) -> Refusal {
     Refusal {
         reason: reason.to_owned(),
         detail,

@@ -63,12 +63,7 @@ fn an_incident_is_told_and_what_an_alert_says_is_only_text() {
         agent.post("/webhook", &body.to_string()).unwrap().status,
         200
     );
-    let incident = agent
-        .wait_for_incident("closed incident", SOON, |incident| {
-            let lines = incident["entries"].as_array().unwrap();
-            lines.iter().any(|line| line["entry"] == "closed")
-        })
-        .unwrap();
+    let incident = agent.wait_for_closed(SOON).unwrap();
 
     let (page, said) = dom(&agent.url("/?once"));
     for words in [

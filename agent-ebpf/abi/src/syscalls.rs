@@ -99,16 +99,6 @@ pub struct SyscallCounters {
     pub total_ns: u64,
 }
 
-impl SyscallCounters {
-    /// Nothing seen yet.
-    pub const ZERO: Self = Self {
-        buckets: [0; LATENCY_BUCKETS],
-        errors: 0,
-        untimed: 0,
-        total_ns: 0,
-    };
-}
-
 /// A call in flight.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

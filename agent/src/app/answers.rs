@@ -28,7 +28,7 @@ pub(super) fn state(stages: &Arc<Stages>) -> AnswerState {
 
 fn denied(error: &AnswerError) -> Denied {
     let (status, code) = match error {
-        AnswerError::Unknown(_) => (StatusCode::NOT_FOUND, "no_incident"),
+        AnswerError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_incident"),
         AnswerError::NotProposed(_) => (StatusCode::CONFLICT, "not_proposed"),
         AnswerError::Answered(..) => (StatusCode::CONFLICT, "answered"),
         AnswerError::Lapsed { .. } => (StatusCode::GONE, "lapsed"),

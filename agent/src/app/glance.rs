@@ -1,7 +1,7 @@
-//! What `paramedic top` shows: the recorder's evidence of the last seconds, how the probes fare, what
+//! What `GET /api/v1/recorder` answers: the recorder's evidence of the last seconds, how the probes fare, what
 //! recording costs, and the last events that are worth a person's look.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::{
 /// Events told at most, the newest.
 const EVENTS_MAX: usize = 64;
 
-/// One answer of `GET /api/v1/recorder`.
+/// One answer.
 #[derive(Debug, Serialize)]
 pub(super) struct Glance {
     /// Of the window that was asked for.
@@ -53,7 +53,7 @@ struct Event {
 }
 
 /// Takes one; reads files and maps, so not on a thread of the runtime.
-pub(super) fn glance(recorder: &Recorder, probes: &Arc<Probes>, window: Duration) -> Glance {
+pub(super) fn glance(recorder: &Recorder, probes: &Probes, window: Duration) -> Glance {
     let evidence = recorder.evidence(window);
     let stats = recorder.stats();
     let paths: HashMap<CgroupId, &str> = evidence

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use reqwest::{Certificate, StatusCode, redirect};
+use reqwest::{Certificate, StatusCode};
 
 use super::{EXIT_FINDINGS, EXIT_OK, place::Place};
-use crate::{config::Config, incident::EpisodeId, secret};
+use crate::{config::Config, incident::EpisodeId, outbound, secret};
 
 /// Longer than the agent itself gives a request.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -29,7 +29,6 @@ pub(super) fn answer(
     word: &str,
     reach: &Reach,
 ) -> anyhow::Result<u8> {
-    secret::choose_crypto();
     let config = place.config()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -67,11 +66,7 @@ async fn tell(
         .url
         .clone()
         .unwrap_or_else(|| format!("{scheme}://{}", intake.listen));
-    let mut http = reqwest::Client::builder()
-        .timeout(WITHIN)
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("paramedic/", env!("CARGO_PKG_VERSION")));
+    let mut http = outbound::client().timeout(WITHIN);
     if let Some(tls) = &intake.tls {
         // Its own certificate is the best that can be known of it here.
         let pem = std::fs::read(&tls.cert_file)

@@ -35,20 +35,26 @@ impl Files {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(File::open(path)?),
         };
-        let mut len = 0;
-        loop {
-            if self.buffer.len() < len + CHUNK_BYTES {
-                self.buffer.resize(len + CHUNK_BYTES, 0);
-            }
-            match file.read_at(&mut self.buffer[len..], len as u64) {
-                Ok(0) => return Ok(len),
-                Ok(more) => len += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if len >= FILE_BYTES_MAX {
-                return Ok(FILE_BYTES_MAX);
-            }
+        read_whole(file, &mut self.buffer, FILE_BYTES_MAX)
+    }
+}
+
+/// Reads a file from its start into `buffer`, which grows as needed; gives the length, `bytes_max` of a
+/// file that is longer.
+pub(super) fn read_whole(file: &File, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+    let mut len = 0;
+    loop {
+        if buffer.len() < len + CHUNK_BYTES {
+            buffer.resize(len + CHUNK_BYTES, 0);
+        }
+        match file.read_at(&mut buffer[len..], len as u64) {
+            Ok(0) => return Ok(len),
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if len >= bytes_max {
+            return Ok(bytes_max);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use procfs::{
-    FromRead, ProcessCGroups,
+    FromRead,
     process::{Stat, StatM},
 };
 
@@ -111,11 +111,13 @@ pub(super) fn pids(processes_max: usize) -> impl Iterator<Item = u32> {
 
 /// The path in the v2 hierarchy, which has the number 0.
 pub(super) fn cgroup_of(pid: u32) -> Option<String> {
-    let all = ProcessCGroups::from_file(format!("/proc/{pid}/cgroup")).ok()?;
-    all.0
-        .into_iter()
-        .find(|cgroup| cgroup.hierarchy == 0)
-        .map(|cgroup| cgroup.pathname)
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    path_v2(&text).map(str::to_owned)
+}
+
+/// The same, of the file's text.
+pub(super) fn path_v2(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 #[cfg(test)]

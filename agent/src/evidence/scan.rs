@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{self, Read as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,8 +13,9 @@ use std::{
 use procfs::{FromRead, process::Limits};
 
 use super::{
+    files::read_whole,
     node::{Level, Source, State},
-    process::pids,
+    process::{path_v2, pids},
 };
 use crate::incident::{CgroupFacts, Reading};
 
@@ -254,26 +254,10 @@ impl Stat {
     }
 }
 
-/// The path of the hierarchy with the number 0.
-fn path_v2(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
 /// The text of a small file.
 fn read<'t>(path: &str, text: &'t mut Vec<u8>) -> Option<&'t str> {
-    if text.len() < TEXT_BYTES {
-        text.resize(TEXT_BYTES, 0);
-    }
-    let mut file = fs::File::open(path).ok()?;
-    let mut len = 0;
-    loop {
-        match file.read(&mut text[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
+    let file = fs::File::open(path).ok()?;
+    let len = read_whole(&file, text, TEXT_BYTES).ok()?;
     std::str::from_utf8(&text[..len]).ok()
 }
 

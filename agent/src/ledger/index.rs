@@ -245,14 +245,7 @@ impl Incident {
 
     /// One line of a list.
     pub fn summary(&self) -> Summary {
-        let top = self
-            .entries
-            .iter()
-            .rev()
-            .find_map(|line| match &line.entry {
-                Entry::Diagnosed { diagnosis, .. } => diagnosis.top.first(),
-                _ => None,
-            });
+        let top = self.diagnosis().and_then(|found| found.top.first());
         Summary {
             id: self.id,
             tenant: self.episode.tenant.to_string(),

@@ -16,10 +16,13 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
-use super::{PipelineError, Stages, abandon, examine, learning, report_only, store, treat};
+use super::{
+    PipelineError, Stages, abandon, diagnosed, examine, learning, planned, report_only, treat,
+};
 use crate::{
-    incident::{Action, Entry, Episode, EpisodeId, Intent, OutcomeKind, Refusal},
+    incident::{Action, Entry, EpisodeId, Intent, OutcomeKind},
     ledger::{Answer, Incident, LedgerError},
+    remedy::refuse,
     resilience,
 };
 
@@ -79,14 +82,11 @@ pub(super) async fn propose(
     intent: Intent,
 ) -> Result<(), PipelineError> {
     if stages.keeper.turns.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
-        let refusal = Refusal {
-            reason: "budget".into(),
-            detail: format!(
-                "{WAITING_MAX} proposals wait for a person already: answer those, or lower \
-                 remedy.level to advise"
-            ),
-        };
-        return report_only(stages, episode, refusal).await;
+        let detail = format!(
+            "{WAITING_MAX} proposals wait for a person already: answer those, or lower \
+             remedy.level to advise"
+        );
+        return report_only(stages, episode, refuse("budget", detail)).await;
     }
     let wait = SignedDuration::try_from(stages.remedies.approval_wait()).unwrap_or_default();
     let expires = Timestamp::now() + wait;
@@ -229,13 +229,9 @@ async fn carry_out(
     let episode = &incident.episode;
     let _watched = stages.watch.begin(&stages.recorder);
     let (evidence, diagnosis) = examine(stages, episode).await;
-    let since_open = Timestamp::now().duration_since(episode.opened_at);
-    let diagnosed = Entry::Diagnosed {
-        diagnosis: diagnosis.clone(),
-        snapshot: store(stages, id, &evidence).await,
-        since_open_ms: u64::try_from(since_open.as_millis()).unwrap_or(0),
-    };
-    stages.ledger.append(id, diagnosed).await?;
+    // No diagnosis of an alert that came just now: it is not counted as one.
+    let (entry, _) = diagnosed(stages, episode, &diagnosis, &evidence).await;
+    stages.ledger.append(id, entry).await?;
 
     let first = |incident: &Incident| Some(incident.diagnosis()?.top.first()?.id.clone());
     let proposed_for = first(&incident);
@@ -250,7 +246,13 @@ async fn carry_out(
         let detail = "the alert has resolved meanwhile: nothing was done".to_owned();
         Err(refuse("resolved", detail))
     } else {
-        plan(stages, episode, &diagnosis, &evidence, action).await
+        let (episode, action) = (episode.clone(), action.clone());
+        let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
+        planned(stages, move |remedies| {
+            let now = Timestamp::now();
+            remedies.plan_approved(&diagnosis, &evidence, &episode, now, &action)
+        })
+        .await
     };
     let intent = match refusal {
         Ok(intent) => intent,
@@ -262,31 +264,6 @@ async fn carry_out(
         learning::learn(stages, episode, &diagnosis).await;
     }
     Ok(())
-}
-
-async fn plan(
-    stages: &Arc<Stages>,
-    episode: &Episode,
-    diagnosis: &crate::incident::Diagnosis,
-    evidence: &Arc<crate::incident::Evidence>,
-    action: &Action,
-) -> Result<Intent, Refusal> {
-    let (remedies, episode, action) = (stages.remedies.clone(), episode.clone(), action.clone());
-    let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
-    let now = Timestamp::now();
-    let planned = tokio::task::spawn_blocking(move || {
-        remedies.plan_approved(&diagnosis, &evidence, &episode, now, &action)
-    });
-    planned
-        .await
-        .unwrap_or_else(|_| Err(refuse("internal", "the planner panicked".to_owned())))
-}
-
-fn refuse(reason: &str, detail: String) -> Refusal {
-    Refusal {
-        reason: reason.to_owned(),
-        detail,
-    }
 }
 
 #[cfg(test)]

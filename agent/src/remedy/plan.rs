@@ -33,12 +33,7 @@ pub(super) fn plan(
     episode: &Episode,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    if let Verdict::Inconclusive(why) = &diagnosis.verdict {
-        return Err(refuse("inconclusive", why.clone()));
-    }
-    let Some(top) = diagnosis.top.first() else {
-        return Err(refuse("inconclusive", "no hypothesis is left".to_owned()));
-    };
+    let top = sure(diagnosis)?;
     if top.remedies.is_empty() {
         return Err(refuse(
             "no-remedy",
@@ -74,11 +69,7 @@ pub(super) fn approved(
     now: Timestamp,
     action: &Action,
 ) -> Result<Intent, Refusal> {
-    if let Verdict::Inconclusive(why) = &diagnosis.verdict {
-        return Err(refuse("inconclusive", why.clone()));
-    }
-    let top = diagnosis.top.first();
-    let top = top.ok_or_else(|| refuse("inconclusive", "no hypothesis is left".to_owned()))?;
+    let top = sure(diagnosis)?;
     let blamed = top.culprit.as_ref().map(|culprit| culprit.cgroup);
     if blamed != Some(action.cgroup) {
         let why = format!("{:?} is not the culprit any more", action.path);
@@ -102,6 +93,15 @@ pub(super) fn approved(
     match call.one(suggestion, true)? {
         Decision::Act(intent) | Decision::Ask(intent) => Ok(intent),
     }
+}
+
+/// The hypothesis that may be acted upon.
+fn sure(diagnosis: &Diagnosis) -> Result<&Hypothesis, Refusal> {
+    if let Verdict::Inconclusive(why) = &diagnosis.verdict {
+        return Err(refuse("inconclusive", why.clone()));
+    }
+    let top = diagnosis.top.first();
+    top.ok_or_else(|| refuse("inconclusive", "no hypothesis is left".to_owned()))
 }
 
 /// The refusal of the rule's first choice that is more than a notice; the others are named.

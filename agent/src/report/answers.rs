@@ -15,6 +15,7 @@ use axum::{
 };
 use serde::Deserialize;
 
+use super::api::parse_id;
 use crate::{incident::EpisodeId, problem::Problem, resilience::Boxed};
 
 /// Largest body, bytes; longest name, characters.
@@ -86,9 +87,7 @@ async fn reject(
 async fn answer(state: &AnswerState, id: &str, yes: bool, said: Body) -> Result<Response, Problem> {
     let Json(said) =
         said.map_err(|rejection| Problem::new(rejection.status(), "body", rejection.body_text()))?;
-    let id: EpisodeId = id
-        .parse()
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "id", error))?;
+    let id = parse_id(id)?;
     let by = said.by.unwrap_or_else(|| "somebody over HTTP".to_owned());
     let by: String = by
         .chars()

@@ -134,7 +134,7 @@ async fn list(
     Ok(Json(List { incidents, next }))
 }
 
-fn parse_id(text: &str) -> Result<EpisodeId, Problem> {
+pub(super) fn parse_id(text: &str) -> Result<EpisodeId, Problem> {
     text.parse()
         .map_err(|error: String| Problem::new(StatusCode::BAD_REQUEST, "incident_id", error))
 }

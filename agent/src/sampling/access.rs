@@ -1,12 +1,13 @@
 //! Who we are to Prometheus, and whom we take for it: credentials and TLS.
 
-use std::path::Path;
-
 use reqwest::{Certificate, ClientBuilder, Identity, RequestBuilder, header};
 use url::Url;
 
 use super::{SamplingConfig, SamplingError, client::QueryError};
-use crate::secret::{SecretError, SecretFile, choose_crypto, single};
+use crate::{
+    outbound::pem,
+    secret::{SecretError, SecretFile, single},
+};
 
 /// What is shown with each request.
 #[derive(Debug)]
@@ -54,28 +55,18 @@ pub(super) fn with_tls(
     config: &SamplingConfig,
     endpoint: &Url,
 ) -> Result<ClientBuilder, SamplingError> {
-    // reqwest wants a choice even where no TLS is spoken.
-    choose_crypto();
     if endpoint.scheme() != "https" {
         return Ok(http.tls_certs_only(Vec::<Certificate>::new()));
     }
     let mut http = http;
     if let Some(path) = &config.ca_file {
-        let pem = read(path, "sampling.ca_file")?;
+        let pem = pem(path, "sampling.ca_file")?;
         let authorities = Certificate::from_pem_bundle(&pem).map_err(SamplingError::Client)?;
         http = http.tls_certs_only(authorities);
     }
     if let Some(path) = &config.identity_file {
-        let pem = read(path, "sampling.identity_file")?;
+        let pem = pem(path, "sampling.identity_file")?;
         http = http.identity(Identity::from_pem(&pem).map_err(SamplingError::Client)?);
     }
     Ok(http)
-}
-
-fn read(path: &Path, key: &str) -> Result<Vec<u8>, SecretError> {
-    std::fs::read(path).map_err(|source| SecretError::Read {
-        path: path.to_owned(),
-        key: key.to_owned(),
-        source,
-    })
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Response, StatusCode, header, redirect};
+use reqwest::{Response, StatusCode, header};
 use serde::Deserialize;
 use url::Url;
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::Clock,
     incident::TraceContext,
+    outbound,
     resilience::{Backoff, Breaker, BreakerOpen, BreakerState, Class, Deadline},
 };
 
@@ -128,13 +129,9 @@ impl Client {
         endpoint: Url,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SamplingError> {
-        let http = reqwest::Client::builder()
+        let http = outbound::client()
             .connect_timeout(config.timeout())
-            .pool_max_idle_per_host(config.concurrency_max)
-            // Labels go to the configured address and nowhere else.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("paramedic/", env!("CARGO_PKG_VERSION")));
+            .pool_max_idle_per_host(config.concurrency_max);
         let http = access::with_tls(http, config, &endpoint)?
             .build()
             .map_err(SamplingError::Client)?;

@@ -153,6 +153,14 @@ impl Agent {
         self.get(&format!("/api/v1/incidents/{id}"))?.json()
     }
 
+    /// Waits until an incident is closed; it with all its entries.
+    pub fn wait_for_closed(&self, within: Duration) -> anyhow::Result<Value> {
+        self.wait_for_incident("closed incident", within, |incident| {
+            let mut lines = incident["entries"].as_array().into_iter().flatten();
+            lines.any(|line| line["entry"] == "closed")
+        })
+    }
+
     /// Waits until a summary satisfies `wanted`; the incident with all its entries.
     pub fn wait_for_incident(
         &self,

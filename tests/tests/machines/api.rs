@@ -34,12 +34,7 @@ fn every_documented_path_answers_as_documented() {
             200
         );
     }
-    let incident = agent
-        .wait_for_incident("closed incident", SOON, |incident| {
-            let lines = incident["entries"].as_array().unwrap();
-            lines.iter().any(|line| line["entry"] == "closed")
-        })
-        .unwrap();
+    let incident = agent.wait_for_closed(SOON).unwrap();
     let id = incident["id"].as_str().unwrap();
     let lines = incident["entries"].as_array().unwrap();
     let diagnosed = lines

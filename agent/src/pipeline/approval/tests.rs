@@ -6,8 +6,8 @@ use crate::{
     diagnosis::{DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::{EvidenceConfig, NoKernel, Recorder},
     incident::{
-        ActionKind, Alert, AlertStatus, CgroupId, Culprit, Diagnosis, Fingerprint, Hypothesis,
-        KnobChange, Level, Source, TraceContext, Verdict,
+        ActionKind, Alert, AlertStatus, CgroupId, Culprit, Diagnosis, Episode, Fingerprint,
+        Hypothesis, KnobChange, Level, Source, TraceContext, Verdict,
     },
     journal::JournalConfig,
     ledger::{Ledger, State},

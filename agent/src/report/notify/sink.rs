@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Certificate, StatusCode, redirect};
+use reqwest::{Certificate, StatusCode};
 use serde_json::json;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -25,9 +25,10 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    outbound,
     report::Metrics,
     resilience::{Backoff, Breaker, BreakerConfig, BreakerState, random},
-    secret::{SecretError, SecretFile, choose_crypto, single},
+    secret::{SecretFile, single},
 };
 
 /// Notifications that wait for a slow or dead sink.
@@ -92,23 +93,14 @@ impl Sink {
                 Address::Fixed(url.map_err(|why| NotifyError::Address(config.name.clone(), why))?)
             }
         };
-        choose_crypto();
-        let mut http = reqwest::Client::builder()
+        let mut http = outbound::client()
             .timeout(config.timeout())
-            .pool_max_idle_per_host(1)
-            // What is told goes to the configured address and nowhere else.
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("paramedic/", env!("CARGO_PKG_VERSION")));
+            .pool_max_idle_per_host(1);
         let plain = matches!(&address, Address::Fixed(url) if url.scheme() == "http");
         if plain {
             http = http.tls_certs_only(Vec::<Certificate>::new());
         } else if let Some(path) = &config.ca_file {
-            let pem = std::fs::read(path).map_err(|source| SecretError::Read {
-                path: path.clone(),
-                key: "notify.sinks.ca_file".to_owned(),
-                source,
-            })?;
+            let pem = outbound::pem(path, "notify.sinks.ca_file")?;
             http = http
                 .tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(NotifyError::Client)?);
         }

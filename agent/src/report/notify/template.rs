@@ -44,14 +44,7 @@ pub(super) fn fields(
     page_url: Option<&str>,
 ) -> Fields {
     let episode = &incident.episode;
-    let top = incident
-        .entries
-        .iter()
-        .rev()
-        .find_map(|line| match &line.entry {
-            Entry::Diagnosed { diagnosis, .. } => diagnosis.top.first(),
-            _ => None,
-        });
+    let top = incident.diagnosis().and_then(|found| found.top.first());
     let labels = episode.alert.labels.iter();
     let labels: Vec<String> = labels
         .map(|(name, value)| format!("{name}={value:?}"))

@@ -188,11 +188,7 @@ fn judged(kind: OutcomeKind) -> &'static str {
 }
 
 pub(super) fn causes(document: &mut Document, incident: &Incident) {
-    let mut newest_first = incident.entries.iter().rev();
-    let Some(diagnosis) = newest_first.find_map(|line| match &line.entry {
-        Entry::Diagnosed { diagnosis, .. } => Some(diagnosis),
-        _ => None,
-    }) else {
+    let Some(diagnosis) = incident.diagnosis() else {
         return;
     };
     document.heading("Why");
