@@ -57,11 +57,23 @@ pub fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `cargo` of the toolchain that built us.
+/// `cargo` of the toolchain that built us, free of what `cargo run` told us about ourselves: some
+/// build scripts watch `CARGO_MANIFEST_DIR` or `CARGO_PKG_NAME`, and everything above them would be
+/// built anew whenever `cargo build` and `cargo xtask build` take turns.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_about_the_package) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether cargo sets this variable for the program that it runs, to describe its package.
+fn is_about_the_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// Our own program's file. A build may have replaced it since we began: then `/proc/self/exe` names
