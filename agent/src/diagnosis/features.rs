@@ -3,6 +3,8 @@
 //! Beside the readings that [`Evidence`] documents there are derived ones, ratios that mean the same
 //! on two CPUs and on two hundred:
 //! - `host.forks_per_cpu_s`, `host.execs_per_cpu_s`, and the same of `culprit.`: per second and CPU;
+//! - `culprit.forks_per_busy_s`: per second of CPU time that it used. How little is done in each new
+//!   process does not depend on how much of the CPUs it got, nor on a slow or starved machine;
 //! - `culprit.mem.exhausts_in_s`: seconds until the node's available memory is gone at the
 //!   culprit's growth; [`NEVER_S`] when it does not grow;
 //! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
@@ -157,6 +159,7 @@ const PER_CPU: &[(&str, &str)] = &[
     ("forks_per_cpu_s", "forks_per_s"),
     ("execs_per_cpu_s", "execs_per_s"),
 ];
+const PER_BUSY: &str = "forks_per_busy_s";
 const RETRANSMIT_SHARE: &str = "tcp.retransmit_share";
 const EXHAUSTS: &str = "mem.exhausts_in_s";
 const BYSTANDERS: &[(&str, &str)] = &[
@@ -188,7 +191,8 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
     match head {
         "host" => (HOST.contains(&rest) || per_cpu()).then_some(Scope::Host(rest)),
         "culprit" => {
-            (is_of_cgroup(rest) || rest == EXHAUSTS || per_cpu()).then_some(Scope::Culprit(rest))
+            let derived = rest == EXHAUSTS || rest == PER_BUSY || per_cpu();
+            (is_of_cgroup(rest) || derived).then_some(Scope::Culprit(rest))
         }
         "bystanders" => BYSTANDERS
             .iter()
@@ -330,6 +334,9 @@ fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Re
     if name == EXHAUSTS {
         return exhausts_in(evidence, facts);
     }
+    if name == PER_BUSY {
+        return per_busy(facts);
+    }
     if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
         return per_cpu(evidence, *facts.readings.get(*total)?);
     }
@@ -363,6 +370,16 @@ fn per_cpu(evidence: &Evidence, total: Reading) -> Option<Reading> {
     (count.value >= 1.0).then(|| Reading {
         value: total.value / count.value,
         quality: total.quality.min(count.quality),
+    })
+}
+
+/// Nothing is said of a cgroup that used less than a hundredth of a CPU: too few ticks to divide by.
+fn per_busy(facts: &CgroupFacts) -> Option<Reading> {
+    let forks = facts.readings.get("forks_per_s")?;
+    let cores = facts.readings.get("cpu.cores")?;
+    (cores.value >= 0.01).then(|| Reading {
+        value: forks.value / cores.value,
+        quality: forks.quality.min(cores.quality),
     })
 }
 

@@ -75,7 +75,7 @@ impl Scenario {
             Self::MemoryHog => {
                 "node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes < 0.15".to_owned()
             }
-            Self::ForkStorm => format!("rate(node_forks_total[4s]) > {}", 60 * cpus),
+            Self::ForkStorm => format!("rate(node_forks_total[4s]) > {}", 40 * cpus),
         }
     }
 

@@ -22,6 +22,7 @@ fn tree() -> Evidence {
             &[
                 ("cpu.psi", 0.97),
                 ("cpu.cores", 2.7),
+                ("forks_per_s", 54.0),
                 ("mem.growth_bytes_per_s", 1e7),
             ],
         ),
@@ -30,13 +31,18 @@ fn tree() -> Evidence {
             5,
             "/a/hogwarts",
             true,
-            &[("cpu.psi", 0.3), ("cpu.cores", 0.3)],
+            &[("cpu.psi", 0.3), ("cpu.cores", 0.3), ("forks_per_s", 0.0)],
         ),
         cgroup(
             6,
             "/b",
             true,
-            &[("cpu.psi", 0.2), ("mem.growth_bytes_per_s", -5.0)],
+            &[
+                ("cpu.psi", 0.2),
+                ("cpu.cores", 0.001),
+                ("forks_per_s", 3.0),
+                ("mem.growth_bytes_per_s", -5.0),
+            ],
         ),
     ];
     evidence
@@ -63,6 +69,11 @@ fn bystanders_are_neither_the_culprit_nor_above_nor_below_it() {
 fn derived_readings_are_ratios() {
     let tree = tree();
     assert_eq!(value(&tree, 3, "host.forks_per_cpu_s"), Some(25.0));
+    assert_eq!(value(&tree, 3, "culprit.forks_per_busy_s"), Some(20.0));
+    assert_eq!(value(&tree, 5, "culprit.forks_per_busy_s"), Some(0.0));
+    // Next to no CPU time, and none known.
+    assert_eq!(value(&tree, 6, "culprit.forks_per_busy_s"), None);
+    assert_eq!(value(&tree, 4, "culprit.forks_per_busy_s"), None);
     // 2.7 of 0.9 x 4 CPUs, although the known leaves add up to 3 only.
     assert_eq!(value(&tree, 3, "top_share.cpu.cores"), Some(0.75));
     assert_eq!(value(&tree, 3, "culprit.mem.exhausts_in_s"), Some(100.0));

@@ -19,9 +19,10 @@ use crate::{
 const WITHOUT_SOURCE: [&str; 0] = [];
 
 /// Given by the diagnosis itself from others, or by the syscall pair for each call that is made.
-const DERIVED: [&str; 5] = [
+const DERIVED: [&str; 6] = [
     "forks_per_cpu_s",
     "execs_per_cpu_s",
+    "forks_per_busy_s",
     "tcp.retransmit_share",
     "mem.exhausts_in_s",
     "syscall.",
