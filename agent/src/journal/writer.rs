@@ -18,6 +18,7 @@ use super::stats::Shared;
 use super::sync::Until;
 use super::{LaneId, priority, sync, unix_ns};
 
+mod gather;
 mod handle;
 pub(crate) mod queue;
 

@@ -15,6 +15,7 @@ use super::super::stats::{JournalHealth, Shared, Size};
 use super::super::store::Lock;
 use super::super::{LaneId, Record, lock};
 use super::Writer;
+use super::gather::Gather;
 use super::queue::Queue;
 
 /// Who may use the reserve.
@@ -82,6 +83,7 @@ pub(crate) struct QueueLimits {
 pub(crate) struct LaneHandle {
     id: LaneId,
     queue: Arc<Queue<Request>>,
+    gather: Gather<Request>,
     /// In bytes; a call takes at least the share that bounds the number of calls.
     share: Arc<Semaphore>,
     limits: QueueLimits,
@@ -105,6 +107,7 @@ impl LaneHandle {
         let handle = Self {
             id,
             queue: queue.clone(),
+            gather: Gather::new(),
             share: Arc::new(Semaphore::new(limits.bytes_max)),
             limits,
             shared: shared.clone(),
@@ -196,6 +199,8 @@ impl LaneHandle {
         }
         let least = self.limits.bytes_max / self.limits.calls_max.max(1);
         let bytes = u32::try_from(body.max(least)).map_err(|_| too_large(body, max))?;
+        // Fewer could hardly share anything, and each would pay for the detour.
+        let few = few_under_way(&self.share, self.limits.bytes_max, least);
         let share = self
             .share
             .clone()
@@ -217,8 +222,18 @@ impl LaneHandle {
             reply,
             _share: share,
         };
-        if let Err(request) = self.queue.push(request, body) {
-            request.refuse(&self.shared, closed());
+        let push = |calls: Vec<(Request, usize)>| {
+            for request in self.queue.push_all(calls).err().unwrap_or_default() {
+                request.refuse(&self.shared, closed());
+            }
+        };
+        if few {
+            if let Err(request) = self.queue.push(request, body) {
+                request.refuse(&self.shared, closed());
+            }
+        } else if let Some(duty) = self.gather.add(request, body, push) {
+            tokio::task::yield_now().await;
+            drop(duty);
         }
         answer.await.map_err(|_| closed())?
     }
@@ -251,6 +266,14 @@ impl LaneHandle {
             }),
         }
     }
+}
+
+/// Calls on their way up to which a new one goes straight to the queue.
+const FEW: usize = 2;
+
+/// Whether at most [`FEW`] calls, each of the least share, are on their way.
+fn few_under_way(share: &Semaphore, bytes_max: usize, least: usize) -> bool {
+    bytes_max - share.available_permits().min(bytes_max) <= FEW * least
 }
 
 impl Drop for LaneHandle {

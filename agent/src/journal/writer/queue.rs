@@ -52,12 +52,23 @@ impl<T> Queue<T> {
 
     /// Gives the item back if the queue is closed.
     pub(crate) fn push(&self, item: T, bytes: usize) -> Result<(), T> {
+        self.push_all([(item, bytes)])
+            .map_err(|mut back| back.swap_remove(0))
+    }
+
+    /// Pushes items with their bytes at once, with one wake-up. Gives them back if the queue is closed.
+    pub(crate) fn push_all(
+        &self,
+        items: impl IntoIterator<Item = (T, usize)>,
+    ) -> Result<(), Vec<T>> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(item);
+            return Err(items.into_iter().map(|(item, _)| item).collect());
         }
-        state.waiting.push_back(item);
-        state.bytes += bytes;
+        for (item, bytes) in items {
+            state.waiting.push_back(item);
+            state.bytes += bytes;
+        }
         let len = state.waiting.len();
         self.len.store(len, Ordering::Release);
         let slept = state.sleep;
