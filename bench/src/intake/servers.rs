@@ -6,6 +6,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
@@ -14,7 +15,7 @@ use paramedic::{
     app::Gate,
     incident::TenantId,
     intake::{IntakeConfig, Server, payload},
-    journal::JournalConfig,
+    journal::{Journal, JournalConfig},
     ledger::Ledger,
     report::Metrics,
     routing::{Handler, OnFailure, RoutingConfig},
@@ -194,7 +195,7 @@ async fn durable(dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     let state = tempfile::tempdir_in(dir)?;
     let journal = JournalConfig {
         dir: state.path().join("journal"),
-        // Nothing is prepared within a slice that would not be in steady state.
+        // Large enough that none is filled within a slice.
         fast_segment_bytes: 64 << 20,
         ..JournalConfig::default()
     };
@@ -204,8 +205,10 @@ async fn durable(dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
         episodes_max: 10_000_000,
         ..IntakeConfig::default()
     };
+    let ahead = u64::from(journal.segments_ahead);
     let (ledger, _) = Ledger::open(&journal, 100_000)?;
     let ledger = Arc::new(ledger);
+    prepared(ledger.journal(), ahead).await?;
     let handler: Handler = Arc::new(|_, _| Box::pin(async { Ok(()) }));
     let on_failure: OnFailure = Arc::new(|_, _| Box::pin(async {}));
     let routing = RoutingConfig {
@@ -225,5 +228,29 @@ async fn durable(dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     server.serve(gate.clone(), Router::new(), stop).await;
     gate.close().await;
     ledger.journal().clone().close().await?;
+    Ok(())
+}
+
+/// Longest wait until a new journal's segments are zeroed.
+const PREPARE_MAX: Duration = Duration::from_secs(30);
+
+/// Waits until the journal has prepared what it keeps ahead: an agent that has just been installed
+/// zeroes its segments, beside which no sync is quick, and one that has run for a minute does not.
+async fn prepared(journal: &Journal, ahead: u64) -> anyhow::Result<()> {
+    let ready = || {
+        let stats = journal.stats();
+        let lanes = [stats.fast, stats.safe];
+        lanes
+            .into_iter()
+            .all(|lane| lane.is_some_and(|lane| lane.segments_ready >= ahead))
+    };
+    let until = Instant::now() + PREPARE_MAX;
+    while !ready() {
+        ensure!(
+            Instant::now() < until,
+            "the journal's segments are not prepared after {PREPARE_MAX:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     Ok(())
 }
