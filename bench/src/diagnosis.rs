@@ -4,7 +4,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
     fmt::Write as _,
-    path::Path,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
@@ -135,6 +135,9 @@ fn measure(set: &RuleSet, alert: &Alert, evidence: &Evidence, runs: usize) -> Me
     }
 }
 
+/// Of one file: what a parser takes at once is bounded.
+const RULES_OF_FILE: usize = 300;
+
 /// Rules as people write them, over readings in turn.
 fn rule_set(rules: usize, features: usize) -> anyhow::Result<RuleSet> {
     const READINGS: [&str; 12] = [
@@ -151,8 +154,15 @@ fn rule_set(rules: usize, features: usize) -> anyhow::Result<RuleSet> {
         "culprit.pids",
         "host.fs.used",
     ];
-    let mut text = String::from("family: bench\nhypotheses:\n");
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
     for rule in 0..rules {
+        if rule % RULES_OF_FILE == 0 {
+            let name = format!("bench-{}.yaml", files.len());
+            files.push((name.into(), "family: bench\nhypotheses:\n".to_owned()));
+        }
+        let Some((_, text)) = files.last_mut() else {
+            continue;
+        };
         writeln!(
             text,
             "  - id: rule-{rule}\n    title: a rule\n    description: made up\n    prior: 0.01\n    culprit: {{by: {}, min_share: 0.3}}\n    applies: {{alerts: [\"Host.*\"]}}\n    features:",
@@ -169,7 +179,8 @@ fn rule_set(rules: usize, features: usize) -> anyhow::Result<RuleSet> {
             )?;
         }
     }
-    RuleSet::parse([(Path::new("bench.yaml"), text.as_str())])
+    let files = files.iter();
+    RuleSet::parse(files.map(|(name, text)| (name.as_path(), text.as_str())))
         .map_err(|findings| {
             anyhow!(
                 "{}",
