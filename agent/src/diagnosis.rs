@@ -14,6 +14,7 @@
 //! - [`cases`]: evidence in, ranking out, for testing rules;
 //! - [`explain`]: the same for people.
 
+mod answers;
 mod bayes;
 pub mod cases;
 pub mod causal;

@@ -18,9 +18,10 @@ use crate::incident::{
 
 use super::{
     DiagnosisConfig, RuleSet,
+    answers::Answers,
     culprit::Leader,
     features::Readings,
-    rules::{FEATURES_MAX, Feature, Rule, Selector},
+    rules::{FEATURES_MAX, Feature, Rule, Selector, table::Weight},
 };
 
 /// How many hypotheses are reported.
@@ -41,15 +42,19 @@ pub fn diagnose(
     let mut readings = Readings::new(evidence);
     let mut excluded = Vec::new();
     let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(rules.rules().len());
-    for rule in rules.rules() {
+    let mut answers = Answers::new(rules.table());
+    for (at, rule) in rules.rules().iter().enumerate() {
         if !rule.applies.to(alert, source) {
             continue;
         }
         let culprit = Chosen::of(rule, &mut readings);
-        match exclusion(rule, culprit.id(), &mut readings) {
-            Some(because) => excluded.push((rule.id.clone(), because)),
-            None => candidates.push(Candidate::weigh(rule, culprit, &mut readings, config)),
+        if let Some(because) = exclusion(rule, culprit.id(), &mut readings) {
+            excluded.push((rule.id.clone(), because));
+            continue;
         }
+        let reading = answers.about(culprit.id(), &mut readings);
+        let weights = rules.table().weights(at);
+        candidates.push(Candidate::weigh(rule, culprit, weights, reading, config));
     }
     let unknown = softmax(&mut candidates, config.unknown_prior);
     // Equal posteriors: by id, so that the same evidence has the same answer everywhere.
@@ -167,6 +172,8 @@ impl<'a> Chosen<'a> {
 /// One hypothesis while they are ranked: numbers only, nothing allocated.
 struct Candidate<'a> {
     rule: &'a Rule,
+    /// The numbers of the rule's features, in its order.
+    weights: &'a [Weight],
     culprit: Chosen<'a>,
     /// Natural logarithm of prior times all likelihood ratios.
     score: f64,
@@ -185,35 +192,33 @@ impl<'a> Candidate<'a> {
     fn weigh(
         rule: &'a Rule,
         culprit: Chosen<'a>,
-        readings: &mut Readings<'a>,
+        weights: &'a [Weight],
+        mut reading: impl FnMut(u32) -> Option<Reading>,
         config: &DiagnosisConfig,
     ) -> Self {
         let mut bits: Bits = [0.0; FEATURES_MAX];
         let mut partial_at = [false; FEATURES_MAX];
         let mut seen = false;
-        for (at, feature) in rule.features.iter().enumerate().take(FEATURES_MAX) {
-            let reading = readings.get(culprit.id(), &feature.test.reading);
-            bits[at] = weight(feature, reading, config);
-            seen |= feature.decisive && reading.is_some();
-            partial_at[at] = reading.is_some_and(|reading| reading.quality == Quality::Partial);
+        for (at, weight) in weights.iter().enumerate() {
+            let Some(reading) = reading(weight.reading) else {
+                continue;
+            };
+            bits[at] = weigh(weight, reading, config);
+            seen |= weight.decisive;
+            partial_at[at] = reading.quality == Quality::Partial;
         }
-        count_groups_once(&rule.features, &mut bits, |_| {});
-        let rests_on_partial = |(at, feature): (usize, &Feature)| {
-            partial_at[at] && (bits[at] > 0.0 || feature.decisive)
-        };
+        count_groups_once(weights, &mut bits, |_| {});
+        let rests_on_partial =
+            |(at, weight): (usize, &Weight)| partial_at[at] && (bits[at] > 0.0 || weight.decisive);
         let sum: f64 = bits.iter().sum();
         Self {
             rule,
+            weights,
             culprit,
             score: rule.prior.ln() + sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() },
             prior: rule.prior,
             posterior: 0.0,
-            partial: rule
-                .features
-                .iter()
-                .enumerate()
-                .take(FEATURES_MAX)
-                .any(rests_on_partial),
+            partial: weights.iter().enumerate().any(rests_on_partial),
             capped_from: None,
         }
     }
@@ -243,13 +248,13 @@ impl<'a> Candidate<'a> {
         let mut notes: Vec<String> = self.culprit.note().into_iter().collect();
         let mut features: Vec<WeighedFeature> = Vec::with_capacity(self.rule.features.len());
         let mut bits: Bits = [0.0; FEATURES_MAX];
-        for (at, feature) in self.rule.features.iter().enumerate().take(FEATURES_MAX) {
+        for (at, (feature, weight)) in self.rule.features.iter().zip(self.weights).enumerate() {
             let reading = readings.get(self.culprit.id(), &feature.test.reading);
-            bits[at] = weight(feature, reading, config);
+            bits[at] = reading.map_or(0.0, |reading| weigh(weight, reading, config));
             features.push(weighed(feature, reading));
         }
         let mut dropped: Vec<&str> = Vec::new();
-        count_groups_once(&self.rule.features, &mut bits, |at| {
+        count_groups_once(self.weights, &mut bits, |at| {
             dropped.push(&self.rule.features[at].id);
         });
         if !dropped.is_empty() {
@@ -285,23 +290,13 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Bits of evidence of one feature; 0 when its reading is missing.
-fn weight(feature: &Feature, reading: Option<Reading>, config: &DiagnosisConfig) -> f64 {
-    let Some(reading) = reading else { return 0.0 };
+/// Bits of evidence of one feature.
+fn weigh(weight: &Weight, reading: Reading, config: &DiagnosisConfig) -> f64 {
     let trust = match reading.quality {
         Quality::Good => 1.0,
         Quality::Partial => config.partial_weight,
     };
-    let ratio = if feature.test.holds(reading.value) {
-        feature.given_cause / feature.otherwise
-    } else {
-        (1.0 - feature.given_cause) / (1.0 - feature.otherwise)
-    };
-    if trust > 0.0 {
-        trust * ratio.log2()
-    } else {
-        0.0
-    }
+    trust * weight.bits(reading.value)
 }
 
 fn weighed(feature: &Feature, reading: Option<Reading>) -> WeighedFeature {
@@ -319,18 +314,17 @@ fn weighed(feature: &Feature, reading: Option<Reading>) -> WeighedFeature {
 
 /// Leaves of each group the strongest weight for and the strongest against, and tells which others
 /// were dropped.
-fn count_groups_once(features: &[Feature], bits: &mut Bits, mut dropped: impl FnMut(usize)) {
+fn count_groups_once(weights: &[Weight], bits: &mut Bits, mut dropped: impl FnMut(usize)) {
     let all = *bits;
-    let features = &features[..features.len().min(FEATURES_MAX)];
-    for (i, feature) in features.iter().enumerate() {
-        let Some(group) = feature.group.as_deref().filter(|_| all[i] != 0.0) else {
+    for (i, weight) in weights.iter().enumerate() {
+        if weight.group == 0 || all[i] == 0.0 {
             continue;
-        };
+        }
         // An earlier one of equal weight wins.
-        let outdone = features.iter().enumerate().any(|(j, other)| {
+        let outdone = weights.iter().enumerate().any(|(j, other)| {
             let (mine, theirs) = (all[i], all[j]);
             let stronger = theirs.abs() > mine.abs() || (theirs.abs() >= mine.abs() && j < i);
-            j != i && mine * theirs > 0.0 && stronger && other.group.as_deref() == Some(group)
+            j != i && other.group == weight.group && mine * theirs > 0.0 && stronger
         });
         if outdone {
             bits[i] = 0.0;

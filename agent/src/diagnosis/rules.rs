@@ -6,6 +6,7 @@
 mod check;
 pub(super) mod load;
 pub(super) mod schema;
+pub(super) mod table;
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
@@ -13,6 +14,8 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::incident::{Alert, FeatureTest, SeriesQuery, Source, Suggestion};
+
+use table::Table;
 
 /// The shape of rule files for editors and other tools; what a schema cannot say, the checks do.
 pub const JSON_SCHEMA: &str = include_str!("../../../docs/rules.schema.json");
@@ -189,9 +192,20 @@ pub struct Rule {
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    table: Table,
 }
 
 impl RuleSet {
+    fn of(rules: Vec<Rule>) -> Self {
+        let table = Table::of(&rules);
+        Self { rules, table }
+    }
+
+    /// What a ranking needs of the features.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// Every rule.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -209,7 +223,9 @@ impl RuleSet {
         for (rule, prior) in rules.iter_mut().zip(priors) {
             rule.prior = prior;
         }
-        Self { rules }
+        // Likelihoods are the same: only priors differ.
+        let table = self.table.clone();
+        Self { rules, table }
     }
 
     /// The queries of all rules that may apply to this alert, each name once. The source isn't known

@@ -63,7 +63,7 @@ impl Checker {
             });
         }
         if self.findings.is_empty() {
-            return Ok(RuleSet { rules: self.rules });
+            return Ok(RuleSet::of(self.rules));
         }
         self.findings.sort();
         Err(self.findings)
