@@ -13,6 +13,7 @@ pub(crate) mod probes;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod test_rules;
+pub(crate) mod top;
 mod words;
 
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ enum Command {
     Ab(ab::Args),
     /// Watch this host for a while and write its evidence to a file; changes nothing else
     Record(record::Args),
+    /// Watch a running agent's evidence, or a recording, in the terminal; `--once` prints one frame
+    Top(top::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
     Probes(probes::Args),
     /// Print a script that completes this command line: `paramedic completions bash`
@@ -134,6 +137,7 @@ impl Cli {
             Command::Probes(args) => probes::probes(&args),
             Command::Completions(args) => Ok(words::completions(&args)),
             Command::Man(args) => words::manual(&args),
+            Command::Top(args) => top::top(&args),
         }
     }
 }
