@@ -98,6 +98,18 @@ globals! {
     NR_EXIT_GROUP: u64 = u64::MAX;
     /// Number of `rt_sigreturn`: its "return value" is the interrupted code's register.
     NR_SIGRETURN: u64 = u64::MAX;
+    /// Number of `clone`.
+    NR_CLONE: u64 = u64::MAX;
+    /// Number of `clone3`.
+    NR_CLONE3: u64 = u64::MAX;
+    /// Number of `fork`, where there is one; likewise the next.
+    NR_FORK: u64 = u64::MAX;
+    /// Number of `vfork`.
+    NR_VFORK: u64 = u64::MAX;
+    /// Number of `futex`.
+    NR_FUTEX: u64 = u64::MAX;
+    /// Number of `futex_waitv`.
+    NR_FUTEX_WAITV: u64 = u64::MAX;
 }
 
 /// Reads a field of a kernel object; `None` if its offset is not known or the address is bad.

@@ -2,24 +2,25 @@
 //!
 //! On every call's path, so it is loaded at the start and attached on an alert only. Everything is in
 //! memory that the programs address directly, or in plain arrays, which the verifier turns into a
-//! bounds check and an addition: no helper is called
-//! but for the thread, the cgroup and the clock. The enter decides whether the call is of interest;
-//! the exit reads no registers, because the enter kept the number with the time.
+//! bounds check and an addition: no helper is called but for the cgroup and the clock. The enter
+//! decides whether the call is of interest; the exit reads no registers, because the enter kept the
+//! number with the time. Only the few errors that tell something go into a hash.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::bpf_jiffies64,
     macros::{map, raw_tracepoint},
-    maps::Array,
+    maps::{Array, HashMap},
     programs::RawTracePointContext,
 };
 use paramedic_abi::{
-    Call, LATENCY_BUCKETS, NUMBERS, OTHERS, PLACES, ROWS, SAMPLED_ONE_IN, STARTS, Start,
-    SyscallCounters, Watch, bucket_of, is_error, mode, place_of, probe, slot_of,
+    Call, ERRNO_PLACES, ErrnoKey, LATENCY_BUCKETS, NUMBERS, OTHERS, PLACES, ROWS, SAMPLED_ONE_IN,
+    STARTS, Start, SyscallCounters, Watch, bucket_of, errno, is_error, is_telling, mode, place_of,
+    probe, slot_of,
 };
 
 use crate::{
-    charge::{add32, current_cgroup, note, now_ns},
+    charge::{add, add32, current_cgroup, note, now_ns},
     layout,
 };
 
@@ -51,6 +52,11 @@ macro_rules! watch {
 #[map]
 pub static SYSCALLS: Array<SyscallCounters> =
     Array::with_max_entries(ROWS * NUMBERS, BPF_F_MMAPABLE);
+
+/// Errors that tell something, of the calls that are counted. A hash: a handful of its places are
+/// taken on any host, and nothing looks here for a call that went well.
+#[map]
+pub static ERRNOS: HashMap<ErrnoKey, u64> = HashMap::with_max_entries(ERRNO_PLACES, 0);
 
 /// `sys_enter(registers, number)`.
 #[raw_tracepoint(tracepoint = "sys_enter")]
@@ -170,7 +176,46 @@ fn ends(start: &mut Start, returned: i64) {
         }
         if is_error(returned) && u64::from(call.nr) != layout::NR_SIGRETURN.load() {
             add32(&raw mut (*counters).errors, 1);
+            failed(call.nr, returned);
         }
+    }
+}
+
+/// A call failed: which way, if that tells something. Apart, so that a call that went well pays nothing.
+#[inline(never)]
+fn failed(nr: u32, returned: i64) {
+    let errno = returned.wrapping_neg() as u32;
+    if !is_telling(errno) {
+        return;
+    }
+    let call = u64::from(nr);
+    // Elsewhere it says that there is nothing to read yet.
+    let forks = call == layout::NR_CLONE.load()
+        || call == layout::NR_CLONE3.load()
+        || call == layout::NR_FORK.load()
+        || call == layout::NR_VFORK.load();
+    // Here it is how every wait for a condition with a limit ends.
+    let waits = call == layout::NR_FUTEX.load() || call == layout::NR_FUTEX_WAITV.load();
+    if errno == errno::EAGAIN && !forks || errno == errno::ETIMEDOUT && waits {
+        return;
+    }
+    let key = ErrnoKey {
+        cgroup: current_cgroup(),
+        nr,
+        errno,
+    };
+    let count = ERRNOS.get_ptr_mut(key).or_else(|| {
+        // Another CPU may have been first: then its entry is taken.
+        let _first = ERRNOS.insert(key, 0_u64, u64::from(BPF_NOEXIST));
+        ERRNOS.get_ptr_mut(key)
+    });
+    match count {
+        // SAFETY: a map value of 8 bytes.
+        Some(count) => unsafe { add(count, 1) },
+        // SAFETY: picks a field of the map value.
+        None => note(probe::SYSCALLS, |stats| unsafe {
+            &raw mut (*stats).map_drops
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ mod account;
 mod cgroup;
 mod config;
 mod coverage;
+mod errnos;
 mod files;
 mod filesystems;
 mod happenings;
@@ -35,6 +36,7 @@ mod window;
 mod tests;
 
 pub use config::EvidenceConfig;
+pub(crate) use errnos::names as errno_names;
 pub use kernel::{
     BlockedIn, KernelCounts, KernelProbes, NoKernel, OTHERS, ProbeCost, ProbeState, ProbeStatus,
     SchedCounts, SyscallMode, SyscallPlan,

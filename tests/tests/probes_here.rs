@@ -1,6 +1,8 @@
 //! The same object on this machine's own kernel, whatever it is. Needs root and the built probes;
 //! where either is missing it fails and says so: a kernel on which nothing was tried is not tested.
 
+#[path = "probes/errnos.rs"]
+mod errnos;
 #[path = "probes/events.rs"]
 mod events;
 #[path = "probes/workload.rs"]
@@ -97,6 +99,7 @@ fn the_syscall_pair_attaches_counts_and_detaches_on_this_kernel() {
     let probes = Probes::start(&ProbesConfig::default());
     assert!(probes.watch_syscalls(true), "{:?}", probes.statuses());
     Job::start_here(|| workload::failing_calls(500)).finish();
+    Job::start_here(|| errnos::no_space(30)).finish();
     let nr = u32::try_from(libc::SYS_fchdir).unwrap();
     let counts = probes.counts();
     let failed: u64 = counts
@@ -106,6 +109,15 @@ fn the_syscall_pair_attaches_counts_and_detaches_on_this_kernel() {
         .map(|(_, counts)| counts.errors)
         .sum();
     assert!(failed >= 500, "{failed}");
+    let write = u32::try_from(libc::SYS_write).unwrap();
+    let full: u64 = counts
+        .errnos
+        .iter()
+        .filter(|((_, called, errno), _)| (*called, *errno) == (write, 28))
+        .map(|(_, count)| count)
+        .sum();
+    assert!(full >= 30, "{full}");
     assert!(!probes.watch_syscalls(false));
-    assert!(probes.counts().syscalls.is_empty());
+    let counts = probes.counts();
+    assert!(counts.syscalls.is_empty() && counts.errnos.is_empty());
 }

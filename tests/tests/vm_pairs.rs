@@ -2,10 +2,12 @@
 //! VM, one test at a time.
 #![allow(clippy::unwrap_used, reason = "only tests call the helpers")]
 
+#[path = "probes/errnos.rs"]
+mod errnos;
 #[path = "probes/workload.rs"]
 mod workload;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use paramedic::{
     evidence::{
@@ -88,6 +90,63 @@ fn modes_and_cgroups_are_switched_while_attached() {
     assert!(probes.counts().syscalls.is_empty());
     assert!(!probes.watch(&SyscallPlan::default()));
     assert!(!probes.counting("syscalls"));
+}
+
+/// Errors that tell something of one cgroup, by syscall and errno.
+fn told(probes: &Probes, cgroup: &Cgroup) -> BTreeMap<(libc::c_long, i32), u64> {
+    let counts = probes.counts();
+    let mine = counts
+        .errnos
+        .iter()
+        .filter(|((who, ..), _)| *who == id(cgroup));
+    mine.map(|((_, call, errno), count)| {
+        ((i64::from(*call), i32::try_from(*errno).unwrap()), *count)
+    })
+    .collect()
+}
+
+#[test]
+fn which_errors_is_told_exactly_by_cgroup_and_call() {
+    let probes = start();
+    let (leaky, full) = (Cgroup::new("leaky"), Cgroup::new("full"));
+    let (healthy, other) = (Cgroup::new("healthy"), Cgroup::new("unwatched"));
+    full.write("pids.max", "1");
+    // One of them has no row of its own; its errors are told apart all the same.
+    let plan = SyscallPlan::all([&leaky, &healthy].map(id));
+    assert!(probes.watch(&plan));
+    let jobs = [
+        Job::start(&leaky, || {
+            errnos::no_space(6);
+            errnos::refused(2);
+            errnos::leak(7, 3);
+        }),
+        Job::start(&full, || errnos::no_fork(4)),
+        Job::start(&healthy, || errnos::everyday(50)),
+    ];
+    for job in jobs {
+        job.finish();
+    }
+    assert_eq!(
+        told(&probes, &leaky),
+        BTreeMap::from([
+            ((libc::SYS_openat, libc::EMFILE), 7),
+            ((libc::SYS_dup, libc::EMFILE), 3),
+            ((libc::SYS_write, libc::ENOSPC), 6),
+            ((libc::SYS_connect, libc::ECONNREFUSED), 2),
+        ])
+    );
+    let forks = BTreeMap::from([((libc::SYS_clone, libc::EAGAIN), 4)]);
+    assert_eq!(told(&probes, &full), forks);
+    assert_eq!(told(&probes, &healthy), BTreeMap::new());
+    // Where only the chosen are watched, and after a switch that begins anew.
+    assert!(probes.watch(&SyscallPlan::only([id(&healthy)])));
+    Job::start(&other, || errnos::no_space(5)).finish();
+    Job::start(&healthy, || errnos::no_space(1)).finish();
+    let errnos = probes.counts().errnos;
+    let one = ((id(&healthy), nr(libc::SYS_write), 28), 1);
+    assert_eq!(errnos.into_iter().collect::<Vec<_>>(), [one]);
+    assert!(!probes.watch(&SyscallPlan::default()));
+    assert!(probes.counts().errnos.is_empty());
 }
 
 #[test]

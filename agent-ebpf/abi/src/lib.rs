@@ -5,11 +5,13 @@
 #![no_std]
 
 mod block;
+mod errnos;
 mod sched;
 mod syscalls;
 mod tcp;
 
 pub use block::*;
+pub use errnos::*;
 pub use sched::*;
 pub use syscalls::*;
 pub use tcp::*;

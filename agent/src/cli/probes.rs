@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Instant};
 use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
     config::Config,
-    evidence::{KernelProbes, ProbeCost, ProbeState, ProbeStatus, probes::Probes},
+    evidence::{KernelProbes, ProbeCost, ProbeState, ProbeStatus, errno_names, probes::Probes},
 };
 
 /// Columns of the text.
@@ -104,6 +104,16 @@ fn render(statuses: &[ProbeStatus], release: &str, took_ms: u128) -> String {
             "\nstandby: loaded and verified, attached only while an alert is looked at",
         );
     }
+    let works = |state| matches!(state, ProbeState::Attached | ProbeState::Standby);
+    let mut syscalls = statuses.iter().filter(|one| one.name == "syscalls");
+    if syscalls.any(|one| works(one.state)) {
+        let told = errno_names().collect::<Vec<_>>().join(", ");
+        paragraph(
+            &mut text,
+            "",
+            &format!("syscalls tells these errors apart, by cgroup and call: {told}"),
+        );
+    }
     text
 }
 
@@ -189,5 +199,12 @@ mod tests {
         assert_eq!(text.matches("Why exec, fork:").count(), 1, "{text}");
         assert!(text.contains("          instead: /proc/stat\n"), "{text}");
         assert!(text.contains("standby: loaded and verified"), "{text}");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert!(
+            words
+                .join(" ")
+                .contains("by cgroup and call: EAGAIN, ECONNREFUSED"),
+            "{text}"
+        );
     }
 }

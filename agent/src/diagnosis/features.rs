@@ -10,6 +10,8 @@
 //! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
 //! - `culprit.syscall.NAME.{per_s,errors_per_s,p99_s,busy}`: calls of one syscall, while the pair counts;
 //!   `busy` is the seconds spent in it by all its tasks together, a second;
+//! - `errno.NAME.per_s` of both: errors that tell something, while the pair counts, and
+//!   `culprit.errno.NAME.CALL.per_s`: of one syscall;
 //! - `top_share.READING` (any reading of cgroups): share of the largest leaf in the whole, 0 to 1.
 
 use std::collections::HashMap;
@@ -101,6 +103,16 @@ const HOST: &[&str] = &[
     "runq.waiting",
     "blocked.uninterruptible",
     "blocked.futex",
+    "errno.eagain.per_s",
+    "errno.econnrefused.per_s",
+    "errno.edquot.per_s",
+    "errno.eio.per_s",
+    "errno.emfile.per_s",
+    "errno.enfile.per_s",
+    "errno.enomem.per_s",
+    "errno.enospc.per_s",
+    "errno.erofs.per_s",
+    "errno.etimedout.per_s",
 ];
 
 /// Readings of a cgroup, without `culprit.` or `top_share.`.
@@ -150,6 +162,16 @@ const CGROUP: &[&str] = &[
     "tcp.connect_failures_per_s",
     "runq.waiting",
     "blocked.futex",
+    "errno.eagain.per_s",
+    "errno.econnrefused.per_s",
+    "errno.edquot.per_s",
+    "errno.eio.per_s",
+    "errno.emfile.per_s",
+    "errno.enfile.per_s",
+    "errno.enomem.per_s",
+    "errno.enospc.per_s",
+    "errno.erofs.per_s",
+    "errno.etimedout.per_s",
 ];
 
 /// What is known of one syscall of a cgroup: `syscall.NAME.` and one of these.
@@ -206,15 +228,30 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
 
 /// Whether cgroups have a reading of this name.
 pub fn is_of_cgroup(reading: &str) -> bool {
-    CGROUP.contains(&reading) || of_syscall(reading).is_some()
+    CGROUP.contains(&reading) || of_syscall(reading).is_some() || is_errno_of_call(reading)
+}
+
+/// Whether it is `errno.NAME.CALL.per_s`.
+fn is_errno_of_call(reading: &str) -> bool {
+    let Some((errno, call)) = reading
+        .strip_prefix("errno.")
+        .and_then(|rest| rest.strip_suffix(".per_s"))
+        .and_then(|rest| rest.split_once('.'))
+    else {
+        return false;
+    };
+    is_word(call) && CGROUP.contains(&format!("errno.{errno}.per_s").as_str())
+}
+
+fn is_word(name: &str) -> bool {
+    let of_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(of_word)
 }
 
 /// `(NAME, figure)` of `syscall.NAME.FIGURE`.
 fn of_syscall(reading: &str) -> Option<(&str, &str)> {
     let (name, figure) = reading.strip_prefix("syscall.")?.rsplit_once('.')?;
-    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    let fits = !name.is_empty() && name.bytes().all(word) && SYSCALL.contains(&figure);
-    fits.then_some((name, figure))
+    (is_word(name) && SYSCALL.contains(&figure)).then_some((name, figure))
 }
 
 /// All known names that resemble `reading`, for messages: those that end alike.

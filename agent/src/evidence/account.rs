@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     counters::{HostCounter, Sums},
-    coverage, happenings,
+    coverage, errnos, happenings,
     host::DiskCounters,
     sample::Sample,
     sched, syscalls,
@@ -90,6 +90,13 @@ impl Account<'_> {
             &self.latest.cgroups,
             &mut cgroups,
         );
+        errnos::add(
+            windows.iter().flat_map(|window| &window.errnos),
+            self.syscalls_s(),
+            |value| self.reading(value, true),
+            &mut host,
+            &mut cgroups,
+        );
         self.latest.looks.add(&mut cgroups);
         Evidence {
             taken_at: self.latest.wall,
@@ -115,6 +122,12 @@ impl Account<'_> {
                 .as_secs_f64(),
             _ => 0.0,
         }
+    }
+
+    /// Seconds in which the syscall pair counted.
+    fn syscalls_s(&self) -> f64 {
+        let counted = self.windows.iter().filter(|window| window.syscalls_on);
+        counted.map(|window| window.length_s()).sum()
     }
 
     /// Whether the windows cover enough of what was asked for.

@@ -223,6 +223,10 @@ pub struct KernelCounts {
     pub processes: HashMap<CgroupId, ProcessCounts>,
     /// By cgroup and syscall number of this architecture; empty while the pair is not attached.
     pub syscalls: HashMap<(CgroupId, u32), SyscallCounts>,
+    /// Errors that tell something, by cgroup, number of the syscall and errno; empty while the pair is
+    /// not attached. Of everybody's calls, each cgroup's apart; `EAGAIN` of fork and clone only,
+    /// `ETIMEDOUT` not of futex.
+    pub errnos: HashMap<(CgroupId, u32, u32), u64>,
     /// Waits by cgroup; empty while the scheduler tier is not attached.
     pub sched: HashMap<CgroupId, SchedCounts>,
     /// Time blocked in ns, by cgroup and syscall.

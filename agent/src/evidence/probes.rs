@@ -202,6 +202,7 @@ impl Inner {
             block,
             edges,
             syscalls: kernel.pair.counts(),
+            errnos: kernel.pair.errnos(),
             unattributed: SPECS
                 .iter()
                 .filter(|spec| !spec.has_own_table())

@@ -5,6 +5,8 @@ pub(super) mod untimed;
 
 use std::collections::HashMap;
 
+pub(super) use names::name;
+
 use super::kernel::{LATENCY_BUCKETS, SyscallCounts, quantile_bucket};
 use crate::incident::{CgroupId, SyscallFacts};
 
@@ -97,7 +99,7 @@ pub(super) fn facts<'a>(
         .take(most)
         .map(|((cgroup, number), sum)| SyscallFacts {
             cgroup,
-            name: names::name(number),
+            name: name(number),
             calls: sum.buckets.iter().sum(),
             errors: sum.errors,
             p50_us: quantile_us(&sum.buckets, 1, 2),

@@ -10,6 +10,7 @@ use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
 use super::{
     cgroup::{ByProcesses, CgroupSample},
     counters::{Count, Counter, Counters, Gauge, Gauges, HostCounter, HostCounters, since},
+    errnos::{self, ErrnoDelta},
     happenings::HappeningWindow,
     host::DiskCounters,
     sample::Sample,
@@ -61,6 +62,8 @@ pub(super) struct Window {
     /// The syscall pair counted at its end.
     pub syscalls_on: bool,
     pub syscalls: Box<[SyscallDelta]>,
+    /// Errors that tell something.
+    pub errnos: Box<[ErrnoDelta]>,
     /// Waits of tasks.
     pub sched: SchedWindow,
     /// What happens to few.
@@ -112,6 +115,7 @@ impl Window {
                 &earlier.kernel.counts.syscalls,
                 &now.kernel.counts.syscalls,
             ),
+            errnos: errnos::between(&earlier.kernel.counts.errnos, &now.kernel.counts.errnos),
             sched: sched(earlier, now),
             happenings: HappeningWindow::between(earlier, now),
         }
@@ -131,6 +135,7 @@ impl Window {
             + size_of_val(&*self.rows)
             + size_of_val(&*self.disks)
             + size_of_val(&*self.syscalls)
+            + size_of_val(&*self.errnos)
             + self.sched.bytes()
             + self.happenings.bytes()
             + paths

@@ -150,7 +150,8 @@ pub struct SeriesStats {
 /// `mem.growth_bytes_per_s`, `mem.anon_share`, `mem.oom_kills`, `mem.psi`, `io.bytes_per_s`,
 /// `io.share` (of all I/O), `io.psi`, `pids`, `pids.growth_per_s`, `forks_per_s`, `forks.share`,
 /// `execs_per_s`, `exits_per_s`, `syscall.errors_per_s`, `mem.stalled` (seconds that its tasks reclaim
-/// memory themselves, a second). All names stand in `diagnosis/features.rs`. Of both: `runq.p99_s` (99th percentile of
+/// memory themselves, a second). Of both, while the syscall pair counts: `errno.{emfile,enospc,…}.per_s`,
+/// and of a cgroup `errno.NAME.CALL.per_s`. All names stand in `diagnosis/features.rs`. Of both: `runq.p99_s` (99th percentile of
 /// waits for a CPU), `runq.waiting`, `blocked.uninterruptible`, `blocked.futex` (tasks that wait for a
 /// CPU, in the kernel, for a lock, on average). A rule sees the selected culprit's as
 /// `culprit.…`, the worst of all other leaves' pressures as `bystanders.psi.{cpu,memory,io}`, and

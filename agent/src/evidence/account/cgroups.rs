@@ -349,11 +349,7 @@ impl Whole {
             disk_bytes: account.disk_bytes(),
             forks: windows.iter().filter_map(|window| window.forks.get()).sum(),
             forks_estimated: windows.iter().any(|window| window.forks_estimated),
-            syscalls_s: windows
-                .iter()
-                .filter(|window| window.syscalls_on)
-                .map(|window| window.length_s())
-                .sum(),
+            syscalls_s: account.syscalls_s(),
         }
     }
 }

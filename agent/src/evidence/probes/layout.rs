@@ -148,6 +148,14 @@ impl Layout {
                 ("NR_EXIT", libc::SYS_exit),
                 ("NR_EXIT_GROUP", libc::SYS_exit_group),
                 ("NR_SIGRETURN", libc::SYS_rt_sigreturn),
+                ("NR_CLONE", libc::SYS_clone),
+                ("NR_CLONE3", libc::SYS_clone3),
+                #[cfg(target_arch = "x86_64")]
+                ("NR_FORK", libc::SYS_fork),
+                #[cfg(target_arch = "x86_64")]
+                ("NR_VFORK", libc::SYS_vfork),
+                ("NR_FUTEX", libc::SYS_futex),
+                ("NR_FUTEX_WAITV", libc::SYS_futex_waitv),
             ]
             .map(|(name, nr)| (name, u64::try_from(nr).unwrap_or(u64::MAX))),
         );

@@ -7,9 +7,11 @@ use std::{collections::HashMap, time::Duration};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, MapData},
+    maps::{Array, HashMap as Table, MapData},
 };
-use paramedic_abi::{EPOCH_MAX, NUMBERS, OTHERS as OTHERS_ROW, SyscallCounters, Watch, mode};
+use paramedic_abi::{
+    EPOCH_MAX, ErrnoKey, NUMBERS, OTHERS as OTHERS_ROW, SyscallCounters, Watch, mode,
+};
 
 use super::{
     mapped::{Mapped, mapped, plain_array},
@@ -33,12 +35,19 @@ struct RawWatch(Watch);
 // SAFETY: `#[repr(C)]`, integers without hidden padding (tested in the abi crate).
 unsafe impl Pod for RawWatch {}
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct RawErrno(ErrnoKey);
+// SAFETY: likewise.
+unsafe impl Pod for RawErrno {}
+
 type Counted = HashMap<(CgroupId, u32), SyscallCounts>;
 
 /// What the agent holds of the pair.
 pub(super) struct Pair {
     switch: Array<MapData, RawWatch>,
     histograms: MapData,
+    errnos: Table<MapData, RawErrno, u64>,
     watch: Watch,
     plan: SyscallPlan,
     /// By row; the others' row is apart.
@@ -52,6 +61,7 @@ impl Pair {
         Ok(Self {
             switch: take(ebpf, ".data.watch")?,
             histograms: plain_array(ebpf, "SYSCALLS")?,
+            errnos: take(ebpf, "ERRNOS")?,
             watch: Watch {
                 tick_ns: tick_ns(),
                 ..Watch::OFF
@@ -100,6 +110,7 @@ impl Pair {
             for row in self.rows_used() {
                 memory.zero(span(row));
             }
+            self.forget_errnos();
         }
         self.rows.clear();
         Ok(())
@@ -147,6 +158,25 @@ impl Pair {
             }
         }
         counts
+    }
+
+    /// Errors that tell something, by cgroup, syscall and errno; empty while it is detached.
+    pub(super) fn errnos(&self) -> HashMap<(CgroupId, u32, u32), u64> {
+        if self.memory.is_none() {
+            return HashMap::new();
+        }
+        let counted = self.errnos.iter().filter_map(Result::ok);
+        counted
+            .map(|(RawErrno(key), count)| ((CgroupId(key.cgroup), key.nr, key.errno), count))
+            .collect()
+    }
+
+    /// Frees all places. That one is gone already is as good.
+    fn forget_errnos(&mut self) {
+        let taken: Vec<RawErrno> = self.errnos.keys().filter_map(Result::ok).collect();
+        for key in taken {
+            self.errnos.remove(&key).unwrap_or_default();
+        }
     }
 
     fn rows_used(&self) -> impl Iterator<Item = usize> + use<> {

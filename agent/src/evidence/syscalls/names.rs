@@ -1,7 +1,7 @@
 //! Names of system calls, from the kernel's `asm/unistd_64.h`.
 
 /// The name on this architecture, or `syscall_N` where it is not known.
-pub(super) fn name(number: u32) -> String {
+pub(in crate::evidence) fn name(number: u32) -> String {
     let known = if cfg!(target_arch = "x86_64") {
         of_x86_64(number)
     } else {
