@@ -9,7 +9,7 @@ mod answers;
 pub mod gate;
 mod glance;
 mod local;
-mod privileges;
+pub(crate) mod privileges;
 mod service;
 mod standing;
 

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
 
+use super::privileges::{self, Kept};
 use crate::{
     evidence::{
         KernelProbes as _, ProbeStatus, Recorder,
@@ -23,6 +24,8 @@ pub(super) struct Glance {
     evidence: Evidence,
     probes: Vec<ProbeStatus>,
     recorder: Cost,
+    /// Capabilities that the agent has kept, and what for.
+    privileges: Vec<Kept>,
     /// Newest first.
     events: Vec<Event>,
 }
@@ -71,6 +74,7 @@ pub(super) fn glance(recorder: &Recorder, probes: &Probes, window: Duration) -> 
             sample_us: stats.sample_took.as_micros(),
             bytes: stats.bytes,
         },
+        privileges: privileges::kept(),
         events,
         evidence,
     }

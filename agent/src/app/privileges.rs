@@ -1,5 +1,9 @@
 //! Which privileges are missing, and what does not work without them: said once at start.
 
+mod reduce;
+
+pub(crate) use reduce::{Kept, kept, reduce};
+
 /// Numbers of `linux/capability.h`.
 const NAMES: [(u32, &str); 5] = [
     (1, "CAP_DAC_OVERRIDE"),

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tracing::{info, warn};
 
 use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
-    app::App,
+    app::{App, privileges::reduce},
     config::Config,
     telemetry::{self, LogFormat},
 };
@@ -20,6 +21,8 @@ pub(super) fn run(
     telemetry::init(log_format);
     let mut config = Config::load_or_shipped(config).context("the configuration was refused")?;
     config.remedy.dry_run |= dry_run;
+    // Before the runtime: what its threads never had they need not give up.
+    give_up_privileges(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
@@ -32,6 +35,27 @@ pub(super) fn run(
         app.run().await
     })?;
     Ok(EXIT_OK)
+}
+
+/// An agent with more than it needs is better than none: what goes wrong here is said, not more.
+fn give_up_privileges(config: &Config) {
+    match reduce(config) {
+        Ok(reduced) => {
+            let kept = reduced.kept.iter();
+            let kept: Vec<String> = kept
+                .map(|one| format!("{} ({})", one.capability, one.why))
+                .collect();
+            info!(
+                given_up = reduced.given_up,
+                kept = kept.join(", "),
+                "capabilities that nothing enabled needs are given up; there will be no new ones"
+            );
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "the agent runs with more privileges than it needs");
+        }
+    }
 }
 
 /// Checks configuration files.

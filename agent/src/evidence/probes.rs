@@ -104,7 +104,7 @@ impl Probes {
                 edges_at: None,
                 places: config.cgroups_max as usize,
                 idle_after: Duration::from_secs(config.idle_s),
-                account: Account::new(config.budget_cpu_percent),
+                account: Account::new(config),
             }),
         }
     }

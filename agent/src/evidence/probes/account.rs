@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     budget::{Budget, Order},
-    config::ProbeName,
+    config::{ProbeName, ProbesConfig},
     cost::{Measured, Measuring, Runs},
     load::{Kernel, SPECS, Slot, Spec},
 };
@@ -20,16 +20,19 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub(super) struct Account {
     limit: f64,
+    measures: bool,
     begun: Option<Instant>,
-    under_way: Option<(Measuring, Duration)>,
+    /// What the kernel measures, if it does, and the process' CPU time at its begin.
+    under_way: Option<(Option<Measuring>, Duration)>,
     last: Measured,
     budget: Budget,
 }
 
 impl Account {
-    pub(super) fn new(percent: u32) -> Self {
+    pub(super) fn new(config: &ProbesConfig) -> Self {
         Self {
-            limit: f64::from(percent) / 100.0,
+            limit: f64::from(config.budget_cpu_percent) / 100.0,
+            measures: config.measure_cost,
             ..Self::default()
         }
     }
@@ -44,20 +47,22 @@ impl Account {
         if self.under_way.is_none() {
             if age.is_none_or(|age| age >= EVERY) {
                 self.begun = Some(now);
-                self.under_way = kernel.measure().map(|measuring| (measuring, own_cpu()));
+                // Where the kernel does not measure, the agent's own part is kept in the budget still.
+                let measuring = self.measures.then(|| kernel.measure()).flatten();
+                self.under_way = Some((measuring, own_cpu()));
             }
             return;
         }
-        if age.is_some_and(|age| age < AT_LEAST) {
+        let Some(age) = age.filter(|age| *age >= AT_LEAST) else {
             return;
-        }
+        };
         let Some((measuring, before)) = self.under_way.take() else {
             return;
         };
-        self.last = kernel.measured(measuring);
+        self.last = measuring.map_or_else(Measured::default, |begun| kernel.measured(begun));
         let own = own_cpu().saturating_sub(before).as_secs_f64();
         let probes: u64 = self.last.runs.values().map(|runs| runs.ns).sum();
-        let over_s = self.last.over.as_secs_f64().max(1e-3);
+        let over_s = age.as_secs_f64();
         let share = (own + probes as f64 / 1e9) / over_s;
         let attached = |name: ProbeName| {
             slots
@@ -73,7 +78,8 @@ impl Account {
 
     /// What each probe cost in the last measurement; measured now, for a moment, if never before.
     pub(super) fn costs(&mut self, kernel: &Kernel) -> Vec<ProbeCost> {
-        if self.last.runs.is_empty()
+        if self.measures
+            && self.last.runs.is_empty()
             && self.under_way.is_none()
             && let Some(measuring) = kernel.measure()
         {

@@ -57,6 +57,9 @@ pub struct ProbesConfig {
     /// Over it for half a minute, the syscall pair is detached, then the scheduler tier; they come back
     /// after a minute under half of it. Default 25.
     pub budget_cpu_percent: u32,
+    /// Let the kernel measure what the probes cost, for a second in ten: needs CAP_SYS_ADMIN, which is
+    /// given up without it. The budget then knows the agent's own CPU time only. Default true.
+    pub measure_cost: bool,
 }
 
 impl Default for ProbesConfig {
@@ -71,6 +74,7 @@ impl Default for ProbesConfig {
             recent_max: 1_024,
             idle_s: 120,
             budget_cpu_percent: 25,
+            measure_cost: true,
         }
     }
 }
