@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod diagnosis;
+pub mod faults;
 pub mod intake;
 pub mod journal;
 pub mod mttr;

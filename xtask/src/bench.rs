@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds the benchmarks with their peers and runs one.
 
+mod faults;
 mod mttr;
 
 use std::ffi::OsString;
@@ -25,6 +26,8 @@ pub enum What {
     Petshop,
     /// Time to recovery in the VM: faults, strategies, a service with a promise; see `--help` after it
     Mttr,
+    /// The fault matrix in the VM: is each cause named, and how surely; see `--help` after it
+    Faults,
 }
 
 impl What {
@@ -35,13 +38,14 @@ impl What {
             Self::Intake => "bench-intake",
             Self::Diagnosis | Self::Cases | Self::Petshop => "bench-diagnosis",
             Self::Mttr => "bench-mttr",
+            Self::Faults => "bench-faults",
         }
     }
 
     /// The program's subcommand, where it has some.
     fn subcommand(self) -> Option<&'static str> {
         match self {
-            Self::Journal | Self::Probes | Self::Intake | Self::Mttr => None,
+            Self::Journal | Self::Probes | Self::Intake | Self::Mttr | Self::Faults => None,
             Self::Diagnosis => Some("diagnosis"),
             Self::Cases => Some("cases"),
             Self::Petshop => Some("petshop"),
@@ -53,6 +57,9 @@ impl What {
 pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
     if what == What::Mttr {
         return mttr::mttr(args);
+    }
+    if what == What::Faults {
+        return faults::faults(args);
     }
     // Built apart from running, so that the machine is quiet when it is measured.
     let mut build = sh::cargo();
@@ -67,7 +74,9 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
             // The agent whose idle cost is measured.
             build.args(["--package", "paramedic", "--bin", "paramedic"]);
         }
-        What::Intake | What::Diagnosis | What::Cases | What::Petshop | What::Mttr => {}
+        What::Intake | What::Diagnosis | What::Cases | What::Petshop => {}
+        // In the VM, each by its own command.
+        What::Mttr | What::Faults => {}
     }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")

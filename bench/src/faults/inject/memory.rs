@@ -1,0 +1,136 @@
+//! Faults of memory.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, ensure};
+use paramedic_parts::cgroup::ROOT;
+
+use super::{GUILTY, Injection, Leaf, Place, rate, scratch, system};
+use crate::mttr::slice::Slice;
+
+/// A swap file; larger than any working set of the matrix.
+const SWAP_MIB: usize = 256;
+
+pub(super) fn hold(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let mib = (place.figure("share") * system::memory_mib("MemAvailable")?).round();
+    let leaf = Leaf::new(GUILTY)?.work(&["hold", "--mib", &mib.to_string()])?;
+    Ok(Injection::new(vec![leaf], move |leaves| {
+        let bytes: f64 = leaves[0].cgroup.get("memory.current")?.parse()?;
+        let held = bytes / f64::from(1 << 20);
+        ensure!(held > 0.97 * mib, "it holds {held:.0} of {mib} MiB");
+        let left = system::memory_mib("MemAvailable")?;
+        Ok(format!("it holds {held:.0} MiB, {left:.0} are left"))
+    }))
+}
+
+pub(super) fn leak(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let begin = (place.figure("begin_share") * system::memory_mib("MemTotal")?).round();
+    let speed = place.figure("mib_per_s").to_string();
+    let begin_mib = begin.to_string();
+    let leaf =
+        Leaf::new(GUILTY)?.work(&["leak", "--begin-mib", &begin_mib, "--mib-per-s", &speed])?;
+    Ok(Injection::new(vec![leaf], move |leaves| {
+        let bytes = rate(|| Ok(leaves[0].cgroup.get("memory.current")?.parse()?))?;
+        let speed = bytes / f64::from(1 << 20);
+        let held: f64 = leaves[0].cgroup.get("memory.current")?.parse()?;
+        ensure!(
+            held >= begin * f64::from(1 << 20) && speed > 0.3 && speed < 20.0,
+            "it grows by {speed:.1} MiB a second"
+        );
+        Ok(format!("it grows by {speed:.1} MiB a second"))
+    }))
+}
+
+pub(super) fn oom(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let limit = place.count("limit_mib");
+    let leaf = Leaf::new(GUILTY)?
+        .limited("memory.max", &format!("{limit}M"))?
+        .work(&["oom", "--mib", &(limit * 2).to_string()])?;
+    Ok(Injection::new(vec![leaf], |leaves| {
+        let kills = system::of_cgroup(&leaves[0], "memory.events", "oom_kill")?;
+        ensure!(kills >= 2, "{kills} were killed");
+        Ok(format!("{kills} were killed"))
+    }))
+}
+
+/// A file with real bytes, kept for later trials.
+fn data(place: &Place<'_>, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
+    let path = scratch(place, name);
+    let bytes = (mib as u64) << 20;
+    if fs::metadata(&path).is_ok_and(|there| there.len() >= bytes) {
+        return Ok(path);
+    }
+    let mut file =
+        File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let piece = vec![7; 1 << 20];
+    for _ in 0..mib {
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(path)
+}
+
+/// Page reads a second of a working set that does not fit.
+fn refaults() -> anyhow::Result<f64> {
+    rate(|| system::pages("workingset_refault"))
+}
+
+pub(super) fn thrash(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let mut leaves = Vec::new();
+    for nth in 0..place.count("cgroups") {
+        let file = data(place, &format!("working-{nth}"), place.count("working_mib"))?;
+        let file = file.display().to_string();
+        leaves.push(Leaf::new(&format!("pods/{nth}"))?.work(&["reread", "--file", &file])?);
+    }
+    let parent = Path::new(ROOT).join(Slice::path("pods").trim_start_matches('/'));
+    let limit = format!("{}M", place.count("limit_mib"));
+    system::write(parent.join("memory.max"), &limit)?;
+    let undone = move || fs::remove_dir(&parent).context("cannot remove the parent's cgroup");
+    Ok(Injection::new(leaves, |_| {
+        let again = refaults()?;
+        ensure!(again > 300.0, "{again:.0} pages a second are read again");
+        Ok(format!("{again:.0} pages a second are read again"))
+    })
+    .undoes(undone))
+}
+
+pub(super) fn squeeze(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let file = data(place, "squeezed", place.count("working_mib"))?;
+    let file = file.display().to_string();
+    let leaf = Leaf::new(GUILTY)?
+        .limited("memory.max", &format!("{}M", place.count("limit_mib")))?
+        .work(&["reread", "--file", &file])?
+        .work(&["reread", "--file", &file])?;
+    Ok(Injection::new(vec![leaf], |leaves| {
+        let hits = rate(|| system::of_cgroup(&leaves[0], "memory.events", "max"))?;
+        let again = refaults()?;
+        ensure!(hits > 1.0 && again > 50.0, "{hits:.0} hits a second");
+        Ok(format!(
+            "{hits:.0} hits of its limit and {again:.0} pages read again a second"
+        ))
+    }))
+}
+
+pub(super) fn swap(place: &Place<'_>) -> anyhow::Result<Injection> {
+    let file = data(place, "swap", SWAP_MIB)?;
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let path = file.display().to_string();
+    system::run("mkswap", &[&path])?;
+    system::run("swapon", &[&path])?;
+    let working = place.count("working_mib").to_string();
+    let leaf = Leaf::new(GUILTY)?
+        .limited("memory.max", &format!("{}M", place.count("limit_mib")))?
+        .work(&["churn", "--mib", &working])?
+        .work(&["churn", "--mib", &working])?;
+    Ok(Injection::new(vec![leaf], |_| {
+        let back = rate(|| system::pages("pswpin"))?;
+        ensure!(back > 300.0, "{back:.0} pages a second come back");
+        Ok(format!("{back:.0} pages a second come back"))
+    })
+    .undoes(move || system::run("swapoff", &[&path]).map(drop)))
+}

@@ -1,0 +1,100 @@
+//! Work for the network.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use super::{every, forever, in_threads};
+
+/// Of a datagram: as many as can be are wanted, not as many bytes.
+const DATAGRAM: usize = 32;
+/// For a connection.
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// Before a stream that broke off is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+pub(super) fn datagrams(to: SocketAddr, threads: usize, ports: u16) -> anyhow::Result<()> {
+    in_threads(threads, move |_| {
+        let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else {
+            return;
+        };
+        let mut to = to;
+        let first = to.port();
+        let mut number = 0_u16;
+        loop {
+            to.set_port(first.saturating_add(number % ports.max(1)));
+            number = number.wrapping_add(1);
+            // Refused or full: the next one may go.
+            socket.send_to(&[1; DATAGRAM], to).unwrap_or_default();
+            if ports > 1 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    Ok(())
+}
+
+pub(super) fn sink(on: SocketAddr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(on).with_context(|| format!("cannot bind {on}"))?;
+    let mut buffer = [0; 2048];
+    loop {
+        socket.recv(&mut buffer)?;
+    }
+}
+
+pub(super) fn drain(on: SocketAddr) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(on).with_context(|| format!("cannot listen on {on}"))?;
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        });
+    }
+    Ok(())
+}
+
+pub(super) fn deaf(on: SocketAddr, backlog: i32) -> anyhow::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &on)?;
+    listen(&socket, backlog)?;
+    forever()
+}
+
+pub(super) fn stream(to: SocketAddr, threads: usize) -> anyhow::Result<()> {
+    in_threads(threads, move |_| {
+        let bytes = vec![1; 16 << 10];
+        loop {
+            if let Ok(mut stream) = TcpStream::connect(to) {
+                while stream.write_all(&bytes).is_ok() {}
+            }
+            thread::sleep(AGAIN);
+        }
+    });
+    Ok(())
+}
+
+pub(super) fn connect(to: SocketAddr, per_s: f64, keep: bool) -> anyhow::Result<()> {
+    let mut kept = Vec::new();
+    loop {
+        if keep {
+            // No timeout: it would make the socket wait by poll, and cost more than the connection.
+            if let Ok(stream) = TcpStream::connect(to) {
+                kept.push(stream);
+                continue;
+            }
+            thread::sleep(every(per_s));
+            continue;
+        }
+        // Each on its own: one that hangs does not hold up the others.
+        thread::spawn(move || drop(TcpStream::connect_timeout(&to, TIMEOUT)));
+        thread::sleep(every(per_s));
+    }
+}
