@@ -57,7 +57,7 @@ impl Part {
             ],
             // The browser opens the page in a test; its font makes pictures readable.
             Self::Stack => &["stress-ng", "chromium", "fonts-dejavu-core"],
-            Self::Bench => &["fio", "e2fsprogs", "libbpf-tools", "bpftrace"],
+            Self::Bench => &["fio", "e2fsprogs", "libbpf-tools", "bpftrace", "dmsetup"],
         }
     }
 }

@@ -35,9 +35,11 @@ pub struct Agent {
     _folder: tempfile::TempDir,
 }
 
-/// What an agent is kept from.
+/// What an agent is kept from, and what it goes by.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
+    /// Rules in place of the shipped ones.
+    pub rules: Option<PathBuf>,
     /// Names of probes.
     pub probes: Vec<String>,
     /// Files that it finds empty.
@@ -54,6 +56,9 @@ impl Agent {
             .replace("LISTEN", &listen.to_string());
         if !kept.probes.is_empty() {
             config.push_str(&format!("probes: {{off: [{}]}}\n", kept.probes.join(", ")));
+        }
+        if let Some(rules) = &kept.rules {
+            config.push_str(&format!("rules: {{dirs: [\"{}\"]}}\n", rules.display()));
         }
         let file = folder.path().join("paramedic.yaml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;

@@ -34,6 +34,9 @@ pub struct Inside {
     /// A record of trials that need not be made again
     #[arg(long)]
     pub done: Option<PathBuf>,
+    /// Rules of the agents, in place of the shipped ones
+    #[arg(long)]
+    pub rules: Option<PathBuf>,
     /// The matrix
     #[arg(long, default_value_os_t = Catalogue::shipped())]
     pub faults: PathBuf,
@@ -54,7 +57,11 @@ impl Inside {
         };
         let folder = paramedic_parts::tools::temporary_folder()?;
         let slice = Slice::make()?;
-        let sighted = Bench::agent(&slice, &Kept::default())?;
+        let kept = Kept {
+            rules: self.rules.clone(),
+            ..Kept::default()
+        };
+        let sighted = Bench::agent(&slice, &kept)?;
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -65,6 +72,7 @@ impl Inside {
             cpus: thread::available_parallelism()?.get(),
             seed: self.seed,
             kernel: release,
+            rules: self.rules.clone(),
             sighted,
         };
         for (nth, (fault, round)) in plan.iter().enumerate() {

@@ -21,6 +21,8 @@ use crate::mttr::slice::Slice;
 
 /// For a fault to take hold.
 const HOLDS_WITHIN: Duration = Duration::from_secs(20);
+/// For a fault to show itself once more after the diagnosis.
+const LASTS_WITHIN: Duration = Duration::from_secs(4);
 /// A window of evidence and a little more.
 const WINDOW: Duration = Duration::from_millis(3600);
 /// `cpu.weight` of the agents, as `CPUWeight=` of their unit gives.
@@ -46,6 +48,8 @@ pub struct Bench<'a> {
     pub seed: u64,
     /// Kernel release.
     pub kernel: String,
+    /// Rules in place of the shipped ones.
+    pub rules: Option<PathBuf>,
     /// The agent that sees everything; it lives as long as the run.
     pub sighted: Agent,
 }
@@ -95,7 +99,11 @@ impl Bench<'_> {
 
     fn run(&mut self, fault: Option<&Fault>, alert: &str, trial: &mut Trial) -> anyhow::Result<()> {
         if !self.sighted.alive() {
-            self.sighted = Self::agent(self.slice, &Kept::default())?;
+            let kept = Kept {
+                rules: self.rules.clone(),
+                ..Kept::default()
+            };
+            self.sighted = Self::agent(self.slice, &kept)?;
         }
         let neighbour = Neighbour::start(&trial.neighbour)?;
         let Some(fault) = fault else {
@@ -131,7 +139,7 @@ impl Bench<'_> {
         thread::sleep(injection.settle);
         let answer = self.sighted.diagnosis(alert, &instance(trial))?;
         // It must have lasted until it was diagnosed.
-        injection.check().context("it did not last")?;
+        lasts(injection)?;
         trial.sighted = Some(answer);
         if fault.blind.is_empty() {
             return Ok(());
@@ -159,16 +167,25 @@ impl Bench<'_> {
             name.as_str().unwrap_or_default().to_owned()
         });
         let kept = Kept {
+            rules: self.rules.clone(),
             probes: probes.collect(),
             files,
         };
         let agent = Self::agent(self.slice, &kept)?;
         thread::sleep(WINDOW.max(injection.settle.min(Duration::from_secs(6))));
         let answer = agent.diagnosis(alert, &instance(trial))?;
-        injection.check().context("it did not last")?;
+        lasts(injection)?;
         agent.end()?;
         Ok(answer)
     }
+}
+
+/// Fails unless the fault is still in force; one that comes and goes is given some looks.
+fn lasts(injection: &Injection) -> anyhow::Result<()> {
+    wait_for("sign of the fault at the end", LASTS_WITHIN, || {
+        injection.check()
+    })
+    .map(drop)
 }
 
 /// Each trial has an alert of its own.

@@ -50,6 +50,9 @@ struct Options {
     /// Seed of orders and figures
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Rules of the agents, a file or folder, in place of the shipped ones
+    #[arg(long)]
+    rules: Option<PathBuf>,
     /// Which kernel
     #[arg(long, value_enum, default_value = "6.12")]
     kernel: Series,
@@ -166,6 +169,12 @@ fn measure(options: &Options, program: &Path, record: &Path) -> anyhow::Result<(
     add("--rounds", &rounds.to_string());
     add("--quiet", &quiet.to_string());
     add("--seed", &options.seed.to_string());
+    if let Some(rules) = &options.rules {
+        let rules = rules
+            .canonicalize()
+            .with_context(|| format!("no rules at {}", rules.display()))?;
+        add("--rules", &rules);
+    }
     for only in &options.only {
         add("--only", only);
     }
