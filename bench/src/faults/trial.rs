@@ -20,7 +20,7 @@ use super::{
 use crate::mttr::slice::Slice;
 
 /// For a fault to take hold.
-const HOLDS_WITHIN: Duration = Duration::from_secs(20);
+const HOLDS_WITHIN: Duration = Duration::from_secs(45);
 /// For a fault to show itself once more after the diagnosis.
 const LASTS_WITHIN: Duration = Duration::from_secs(4);
 /// A window of evidence and a little more.
@@ -202,16 +202,39 @@ fn hidden_files(hidden: &str, injection: &Injection) -> anyhow::Result<Vec<PathB
         return Ok(found);
     }
     if let Some(name) = hidden.strip_prefix("process:") {
-        let mut found = Vec::new();
+        let mut pids = Vec::new();
         for leaf in &injection.leaves {
-            for pid in leaf.cgroup.pids()? {
-                found.push(PathBuf::from(format!("/proc/{pid}/{name}")));
-            }
+            pids.extend(leaf.cgroup.pids()?);
         }
-        return Ok(found);
+        // A cgroup does not list members that have ended.
+        pids.extend(children(&pids)?);
+        pids.sort_unstable();
+        pids.dedup();
+        let path = |pid: u32| PathBuf::from(format!("/proc/{pid}/{name}"));
+        return Ok(pids.into_iter().map(path).collect());
     }
     // Of the process itself: its own files keep their place when it becomes the agent.
     Ok(vec![PathBuf::from(hidden)])
+}
+
+/// Processes whose parent is one of these.
+fn children(parents: &[u32]) -> anyhow::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Gone meanwhile.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let parent = after_name.split_whitespace().nth(1);
+        if parent.and_then(|word| word.parse().ok()).is_some_and(|parent| parents.contains(&parent)) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 fn below(folder: &Path, name: &str, found: &mut Vec<PathBuf>) {

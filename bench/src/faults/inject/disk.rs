@@ -46,7 +46,10 @@ fn attach(file: &str) -> anyhow::Result<String> {
 fn map(name: &str, table: &str) -> anyhow::Result<(String, Undo)> {
     modules::load("dm-mod")?;
     let arguments = ["--noudevrules", "--noudevsync"];
-    let made = [&["create"][..], &arguments, &[name, "--table", table]].concat();
+    let file = Path::new(MEMORY).join(format!("{name}.table"));
+    fs::write(&file, table).with_context(|| format!("cannot write {}", file.display()))?;
+    let lines = file.display().to_string();
+    let made = [&["create"][..], &arguments, &[name, lines.as_str()]].concat();
     system::run("dmsetup", &made)?;
     let gone = name.to_owned();
     let undo = Undo::new(move || {
@@ -176,12 +179,10 @@ pub(super) fn forgiving() -> anyhow::Result<(String, Vec<Undo>)> {
 
 /// Requests that a device has completed, and their milliseconds.
 fn completed(device: &str) -> anyhow::Result<(u64, u64)> {
-    let name = fs::canonicalize(device).with_context(|| format!("no device {device}"))?;
-    let name = name
-        .file_name()
-        .context("a device has a name")?
-        .to_string_lossy();
-    let text = system::read(format!("/sys/class/block/{name}/stat"))?;
+    let node = fs::metadata(device).with_context(|| format!("no device {device}"))?;
+    let number = std::os::unix::fs::MetadataExt::rdev(&node);
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let text = system::read(format!("/sys/dev/block/{major}:{minor}/stat"))?;
     let figures: Vec<u64> = text
         .split_whitespace()
         .filter_map(|word| word.parse().ok())

@@ -61,7 +61,7 @@ pub(super) fn oom(place: &Place<'_>) -> anyhow::Result<Injection> {
 fn data(place: &Place<'_>, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
     let path = scratch(place, name);
     let bytes = (mib as u64) << 20;
-    if fs::metadata(&path).is_ok_and(|there| there.len() >= bytes) {
+    if fs::metadata(&path).is_ok_and(|there| there.len() == bytes) {
         return Ok(path);
     }
     let mut file =

@@ -122,6 +122,9 @@ pub(super) fn drops(place: &Place<'_>) -> anyhow::Result<Injection> {
         "--threads",
         &streams,
     ])?;
+    // Segment by segment, as a card hands them over.
+    ip(&format!("link set dev {NEAR} gso_max_segs 1"))?;
+    ip(&format!("-n {FAR} link set dev eth0 gso_max_segs 1"))?;
     let backlog = place.count("backlog").to_string();
     let restored = system::read(BACKLOG)?;
     Ok(Injection::new(vec![far, near], |_| {
@@ -163,9 +166,8 @@ pub(super) fn ports(place: &Place<'_>) -> anyhow::Result<Injection> {
     let first = 40_000;
     let range = format!("{first} {}", first + place.count("range") - 1);
     let (to, wanted) = (at("127.0.0.1", PORT), place.count("range"));
-    let server = Leaf::new("server")?
-        .limited("pids.max", "max")?
-        .work(&["drain", "--on", &to])?;
+    // Connections wait in its backlog: they are there, whether or not it takes them.
+    let server = Leaf::new("server")?.work(&["deaf", "--on", &to, "--backlog", "4000"])?;
     let client = Leaf::new(GUILTY)?.work(&["connect", "--to", &to, "--per-s", "10", "--keep"])?;
     let restored = system::read(PORTS)?;
     Ok(Injection::new(vec![client, server], move |_| {
