@@ -74,9 +74,12 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
             // The agent whose idle cost is measured.
             build.args(["--package", "paramedic", "--bin", "paramedic"]);
         }
-        What::Intake | What::Diagnosis | What::Cases | What::Petshop => {}
-        // In the VM, each by its own command.
-        What::Mttr | What::Faults => {}
+        What::Intake
+        | What::Diagnosis
+        | What::Cases
+        | What::Petshop
+        | What::Mttr
+        | What::Faults => {}
     }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")

@@ -132,17 +132,23 @@ impl Agent {
     }
 }
 
-/// Lets a program find these files empty, and nobody else: in a mount namespace of its own, `/dev/null`
-/// lies over each.
+/// A folder that stays empty.
+const EMPTY: &str = "/run/faults-empty";
+
+/// Lets a program find these files and folders empty, and nobody else: in a mount namespace of its own,
+/// `/dev/null` or an empty folder lies over each. Of `/proc/net` only the whole can be covered: the kernel
+/// looks its files up anew each time.
 fn keep_from(command: &mut Command, files: &[PathBuf]) -> anyhow::Result<()> {
     let text = |path: &Path| {
         CString::new(path.as_os_str().as_encoded_bytes())
             .with_context(|| format!("{} has a zero byte", path.display()))
     };
+    fs::create_dir_all(EMPTY).with_context(|| format!("cannot make {EMPTY}"))?;
+    let empty = text(Path::new(EMPTY))?;
     let files = files
         .iter()
-        .map(|path| text(path))
-        .collect::<anyhow::Result<Vec<CString>>>()?;
+        .map(|path| Ok((text(path)?, path.is_dir())))
+        .collect::<anyhow::Result<Vec<(CString, bool)>>>()?;
     // SAFETY: between fork and exec only unshare(2) and mount(2) are called, on texts that were made
     // before and are moved in; nothing is allocated.
     unsafe {
@@ -156,8 +162,13 @@ fn keep_from(command: &mut Command, files: &[PathBuf]) -> anyhow::Result<()> {
             if libc::mount(none, root, none, private, none.cast()) != 0 {
                 return failed();
             }
-            for file in &files {
-                let (from, over) = (c"/dev/null".as_ptr(), file.as_ptr());
+            for (file, is_folder) in &files {
+                let from = if *is_folder {
+                    empty.as_c_str()
+                } else {
+                    c"/dev/null"
+                };
+                let (from, over) = (from.as_ptr(), file.as_ptr());
                 let laid = libc::mount(from, over, none, libc::MS_BIND, none.cast());
                 // What is not there need not be hidden: a process may have ended meanwhile.
                 if laid != 0 && std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOENT)

@@ -220,8 +220,15 @@ fn hidden_files(hidden: &str, injection: &Injection) -> anyhow::Result<Vec<PathB
 /// Processes whose parent is one of these.
 fn children(parents: &[u32]) -> anyhow::Result<Vec<u32>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+    for entry in fs::read_dir("/proc")
+        .context("cannot read /proc")?
+        .flatten()
+    {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         // Gone meanwhile.
@@ -230,7 +237,10 @@ fn children(parents: &[u32]) -> anyhow::Result<Vec<u32>> {
         };
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let parent = after_name.split_whitespace().nth(1);
-        if parent.and_then(|word| word.parse().ok()).is_some_and(|parent| parents.contains(&parent)) {
+        if parent
+            .and_then(|word| word.parse().ok())
+            .is_some_and(|parent| parents.contains(&parent))
+        {
             found.push(pid);
         }
     }

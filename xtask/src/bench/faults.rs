@@ -34,6 +34,7 @@ const QUIET: usize = 10;
 /// What to measure.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask bench faults", max_term_width = 100)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Options {
     /// Every fault once
     #[arg(long)]
