@@ -35,6 +35,9 @@ pub struct Vm {
     pub cpus: u32,
     /// Size of the ext4 disk at `/run/disk` in MiB; 0 = none.
     pub disk_mib: u32,
+    /// Flushes of the disk reach ours. Without, its speed does not hang on what else this machine does,
+    /// and nothing of it outlives QEMU.
+    pub flushes: bool,
     /// Record every write and flush of the disk: the fresh disk goes to `base` in this folder, the
     /// recording to `log`.
     pub record_to: Option<PathBuf>,
@@ -55,6 +58,7 @@ impl Default for Vm {
             memory_mib: 2048,
             cpus: 2,
             disk_mib: 512,
+            flushes: true,
             record_to: None,
             systemd: false,
             env: Vec::new(),
@@ -190,7 +194,8 @@ impl Vm {
 
     fn drive(&self, disk: &str) -> Vec<String> {
         let Some(folder) = &self.record_to else {
-            let drive = format!("file={disk},if=none,id=disk,format=raw,cache=none");
+            let cache = if self.flushes { "none" } else { "unsafe" };
+            let drive = format!("file={disk},if=none,id=disk,format=raw,cache={cache}");
             return vec!["-drive".into(), drive];
         };
         let log = folder.join("log").display().to_string();

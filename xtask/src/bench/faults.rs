@@ -156,6 +156,8 @@ fn measure(options: &Options, program: &Path, record: &Path) -> anyhow::Result<(
         timeout: BOOT_WITHIN,
         memory_mib: options.memory,
         disk_mib: 2048,
+        // A machine that builds beside the run would make every trial one of a slow disk.
+        flushes: false,
         ..Vm::default()
     };
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 5 });
