@@ -31,6 +31,7 @@ pub mod payload;
 pub mod process;
 pub mod prometheus;
 pub mod schema;
+pub mod seccomp;
 pub mod tools;
 pub mod wait;
 

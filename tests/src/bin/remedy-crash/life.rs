@@ -36,10 +36,10 @@ use paramedic::{
     sampling::{Sampler, SamplingConfig},
     verify::VerifyConfig,
 };
-use paramedic_tests::cgroup::ROOT;
+use paramedic_tests::{cgroup::ROOT, seccomp};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::{seccomp, target};
+use crate::target;
 
 /// How long a dead agent's restart is waited for.
 const GRACE: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Life {
     /// Lives.
     pub fn run(&self) -> anyhow::Result<()> {
         let mut sweep = UnixStream::connect(self.dir.join("sweep.sock")).context("the sweep")?;
-        let listener = seccomp::install()?;
+        let listener = seccomp::install(seccomp::CHANGES, true)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let handles = [listener.as_fd()];

@@ -18,7 +18,6 @@ mod check;
 mod choose;
 mod life;
 mod neighbour;
-mod seccomp;
 mod sweep;
 mod target;
 mod watch;

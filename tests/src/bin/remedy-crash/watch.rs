@@ -15,10 +15,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use paramedic_tests::cgroup::ROOT;
+use paramedic_tests::{
+    cgroup::ROOT,
+    seccomp::{self, Call},
+};
 use rustix::process::{Pid, Signal, kill_process};
-
-use crate::seccomp::{self, Call};
 
 /// For a killed process to be gone, on an emulated CPU.
 const GONE_WITHIN: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
-//! A seccomp filter that asks somebody else about every call that changes something, and the other end
-//! of it: `seccomp_unotify(2)`.
+//! A seccomp filter that asks somebody else about chosen calls, and the other end of it:
+//! `seccomp_unotify(2)`. For crashing, failing or delaying a process at its own calls, without a hook in
+//! the product.
 
 use std::{
     io,
@@ -13,8 +14,8 @@ const ARCH: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xC000_00B7;
 
-/// Calls that change a file or a process. `openat` is added where it makes a file.
-const CALLS: &[libc::c_long] = &[
+/// Calls that change a file or a process, but `openat` where it makes a file.
+pub const CHANGES: &[libc::c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_pwrite64,
@@ -40,10 +41,23 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_mkdir,
 ];
 
-/// Puts the filter on this process and all that it starts; the handle is for who answers. Until
-/// somebody does, every such call waits.
-pub fn install() -> anyhow::Result<OwnedFd> {
-    let mut program = program();
+/// Calls that bring bytes to a disk.
+pub const DISK: &[libc::c_long] = &[
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+];
+
+/// Puts a filter for these calls, and for `openat` where it makes a file if `new_files`, on this process
+/// and all that it starts; the handle is for who answers. Until somebody does, every such call waits.
+///
+/// # Errors
+/// The kernel refuses: neither root nor `no_new_privs`, or a filter with a listener is there already.
+pub fn install(calls: &[libc::c_long], new_files: bool) -> anyhow::Result<OwnedFd> {
+    let mut program = program(calls, new_files);
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len())?,
         filter: program.as_mut_ptr(),
@@ -64,7 +78,7 @@ pub fn install() -> anyhow::Result<OwnedFd> {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // numbers of calls, codes of BPF
-fn program() -> Vec<libc::sock_filter> {
+fn program(calls: &[libc::c_long], new_files: bool) -> Vec<libc::sock_filter> {
     let step = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
@@ -77,19 +91,21 @@ fn program() -> Vec<libc::sock_filter> {
     // `struct seccomp_data`: nr at 0, arch at 4, args at 16.
     let mut steps = vec![load(4), unless(ARCH, 1), load(0)];
     // A foreign architecture has loaded no number: it falls through to being allowed.
-    for call in CALLS {
+    for call in calls {
         steps.push(unless(*call as u32, 1));
         steps.push(answer(libc::SECCOMP_RET_USER_NOTIF));
     }
-    steps.push(unless(libc::SYS_openat as u32, 3));
-    steps.push(load(16 + 2 * 8));
-    steps.push(step(
-        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
-        0,
-        1,
-        libc::O_CREAT as u32,
-    ));
-    steps.push(answer(libc::SECCOMP_RET_USER_NOTIF));
+    if new_files {
+        steps.push(unless(libc::SYS_openat as u32, 3));
+        steps.push(load(16 + 2 * 8));
+        steps.push(step(
+            libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
+            0,
+            1,
+            libc::O_CREAT as u32,
+        ));
+        steps.push(answer(libc::SECCOMP_RET_USER_NOTIF));
+    }
     steps.push(answer(libc::SECCOMP_RET_ALLOW));
     steps
 }
@@ -152,12 +168,22 @@ pub fn next(listener: &OwnedFd, wait_ms: i32) -> io::Result<Option<Call>> {
 
 /// Lets a call through. One whose caller has died meanwhile is nobody's any more.
 pub fn let_through(listener: &OwnedFd, call: Call) {
+    #[allow(clippy::cast_possible_truncation)] // it is 1
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    answer(listener, call, 0, flags);
+}
+
+/// Fails a call, which the kernel then does not carry out.
+pub fn fail(listener: &OwnedFd, call: Call, errno: i32) {
+    answer(listener, call, -errno, 0);
+}
+
+fn answer(listener: &OwnedFd, call: Call, error: i32, flags: u32) {
     let mut answer = libc::seccomp_notif_resp {
         id: call.id,
         val: 0,
-        error: 0,
-        #[allow(clippy::cast_possible_truncation)] // it is 1
-        flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+        error,
+        flags,
     };
     // SAFETY: the kernel reads one `seccomp_notif_resp` from a valid place.
     unsafe {
