@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use anyhow::Context;
 
-use crate::sh;
+use crate::{chaos, sh};
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +28,9 @@ pub enum What {
     Mttr,
     /// The fault matrix in the VM: is each cause named, and how surely; see `--help` after it
     Faults,
+    /// A trickle of alerts for `--hours N` or `--minutes N`: memory, descriptors, threads, latency, judged by
+    /// their trends
+    Soak,
 }
 
 impl What {
@@ -39,13 +42,19 @@ impl What {
             Self::Diagnosis | Self::Cases | Self::Petshop => "bench-diagnosis",
             Self::Mttr => "bench-mttr",
             Self::Faults => "bench-faults",
+            Self::Soak => "chaos",
         }
     }
 
     /// The program's subcommand, where it has some.
     fn subcommand(self) -> Option<&'static str> {
         match self {
-            Self::Journal | Self::Probes | Self::Intake | Self::Mttr | Self::Faults => None,
+            Self::Journal
+            | Self::Probes
+            | Self::Intake
+            | Self::Mttr
+            | Self::Faults
+            | Self::Soak => None,
             Self::Diagnosis => Some("diagnosis"),
             Self::Cases => Some("cases"),
             Self::Petshop => Some("petshop"),
@@ -55,11 +64,12 @@ impl What {
 
 /// Builds and runs; the result is the exit code.
 pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
-    if what == What::Mttr {
-        return mttr::mttr(args);
-    }
-    if what == What::Faults {
-        return faults::faults(args);
+    match what {
+        What::Mttr => return mttr::mttr(args),
+        What::Faults => return faults::faults(args),
+        // What leaks does so at any optimisation: the storms' build will do.
+        What::Soak => return chaos::chaos("soak", args),
+        _ => {}
     }
     // Built apart from running, so that the machine is quiet when it is measured.
     let mut build = sh::cargo();
@@ -79,7 +89,8 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
         | What::Cases
         | What::Petshop
         | What::Mttr
-        | What::Faults => {}
+        | What::Faults
+        | What::Soak => {}
     }
     sh::run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR")

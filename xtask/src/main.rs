@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod demo;
 mod deploy;
 mod evidence;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Shake the agent until it breaks: seeded storms, each replayed by its seed
+    Chaos(chaos::Chaos),
     /// What gets the agent onto nodes: manifests, chart, units, image, bill of materials
     Deploy {
         #[command(subcommand)]
@@ -125,6 +128,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Bench { what, args } => {
             setup::setup(&[setup::Part::Bench])?;
             bench::bench(what, &args)
+        }
+        Command::Chaos(args) => {
+            setup::setup(&[setup::Part::Bpf])?;
+            args.run()
         }
         Command::Vm {
             kernel,
