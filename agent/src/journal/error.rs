@@ -131,6 +131,12 @@ impl Failure {
         code == Some(libc::ENOSPC) || code == Some(libc::EDQUOT)
     }
 
+    /// Whether there was no file descriptor for the call: then it has done nothing, and may be made again.
+    pub(crate) fn is_no_descriptor(&self) -> bool {
+        let code = self.source.raw_os_error();
+        code == Some(libc::EMFILE) || code == Some(libc::ENFILE)
+    }
+
     pub(crate) fn poisoned(&self, lane: LaneId) -> JournalError {
         JournalError::Poisoned {
             lane,

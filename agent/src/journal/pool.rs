@@ -260,8 +260,22 @@ impl Pool {
         result
     }
 
-    /// `None` when the disk has no space; nothing is left behind then.
+    /// `None` when the disk has no space; nothing is left behind then. `None` too when there was no file
+    /// descriptor: that passes, nothing is acknowledged or read of a segment that is being made, and the
+    /// next attempt makes it from the beginning.
     fn make(&self, seq: u64) -> Result<Option<Prepared>, Failure> {
+        match self.make_once(seq) {
+            Err(failure) if failure.is_no_descriptor() => {
+                let (operation, object) = (failure.operation, &failure.object);
+                tracing::warn!(lane = %self.lane, operation, object, error = %failure.source,
+                    "no journal segment can be prepared for now");
+                Ok(None)
+            }
+            made => made,
+        }
+    }
+
+    fn make_once(&self, seq: u64) -> Result<Option<Prepared>, Failure> {
         let name = store::preparing_name(self.lane, seq);
         let last = store::segment_name(self.lane, seq);
         let file = match self

@@ -149,6 +149,36 @@ async fn the_kth_failure_of_every_call() {
     assert!(runs > 200, "{runs}");
 }
 
+/// Found by the storms: an agent without descriptors for a moment was read-only from then on.
+#[tokio::test]
+async fn a_lane_outlives_a_shortage_of_file_descriptors() {
+    for call in [Call::Create, Call::SyncDir, Call::Open] {
+        let disk = SimDisk::new(1);
+        let (journal, _) = open(&disk).expect("opens");
+        disk.fail(call, 1, How::Errno(libc::EMFILE));
+        for i in 0..48 {
+            let appended = async {
+                loop {
+                    match journal.append(vec![record(payload(i))]).await {
+                        Ok(_) => return,
+                        Err(JournalError::Full { .. }) => {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        Err(other) => panic!("{call:?}: {other}"),
+                    }
+                }
+            };
+            let limit = Duration::from_secs(20);
+            tokio::time::timeout(limit, appended)
+                .await
+                .expect("goes on");
+        }
+        assert!(disk.faulted(), "{call:?}");
+        assert_eq!(journal.health(), JournalHealth::Writable, "{call:?}");
+        journal.close().await.expect("closes");
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_keeps_the_reserve_and_recovers() {
     let disk = SimDisk::new(1);
