@@ -189,15 +189,19 @@ pub async fn leave(stages: &Arc<Stages>) -> Result<usize, LedgerError> {
             .cloned()
             .collect()
     });
+    let mut failed = None;
     for incident in &in_force {
         let Some((intent, _)) = incident.intent() else {
             continue;
         };
         let undone = undo(stages, intent, "agent_stopped").await;
         let entries = vec![undone, Entry::Closed];
-        stages.ledger.append_outcome(incident.id, entries).await?;
+        // One that cannot be recorded must not keep the others in force.
+        if let Err(error) = stages.ledger.append_outcome(incident.id, entries).await {
+            failed.get_or_insert(error);
+        }
     }
-    Ok(in_force.len())
+    failed.map_or(Ok(in_force.len()), Err)
 }
 
 /// Ends an episode whose handling did not end by itself (an error, a panic, its deadline): an effect
