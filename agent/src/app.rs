@@ -11,6 +11,8 @@ mod glance;
 mod local;
 pub(crate) mod privileges;
 mod service;
+#[cfg(test)]
+mod simulation;
 mod standing;
 
 use std::{

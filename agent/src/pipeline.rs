@@ -36,6 +36,7 @@ use crate::{
     ledger::{LedgerError, SharedLedger},
     remedy::{CollectError, Decision, Remedies, UndoReport, refuse},
     report::Metrics,
+    resilience::blocking,
     sampling::Sampler,
     verify::{self, Verifier, VerifyConfig},
 };
@@ -235,7 +236,7 @@ fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
 }
 
 /// Evidence into the safe lane, the diagnosis into the fast one.
-async fn remember(
+pub(crate) async fn remember(
     stages: &Stages,
     episode: &Episode,
     diagnosis: &Diagnosis,
@@ -343,7 +344,7 @@ async fn planned<T: Send + 'static>(
         .unwrap_or_else(|_| Err(refuse("internal", "the planner panicked".to_owned())))
 }
 
-async fn report_only(
+pub(crate) async fn report_only(
     stages: &Stages,
     episode: EpisodeId,
     refusal: Refusal,
@@ -362,7 +363,7 @@ async fn report_only(
 }
 
 /// Intent first, then the effect, then that it was done.
-async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError> {
+pub(crate) async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError> {
     let intended = Entry::Intended {
         intent: intent.clone(),
     };
@@ -373,7 +374,7 @@ async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), PipelineError>
     }
     let (shared, planned) = (stages.clone(), intent.clone());
     let apply = move || shared.effects.apply(&shared.remedies, &planned);
-    let applied = tokio::task::spawn_blocking(apply).await;
+    let applied = blocking(apply).await;
     let why = match applied {
         Ok(Ok(applied)) => {
             let took_us = applied.took_us;
@@ -452,7 +453,7 @@ async fn check(
 }
 
 /// Keeps what helped until its lease ends; undoes everything else at once.
-async fn settle(
+pub(crate) async fn settle(
     stages: &Arc<Stages>,
     intent: Intent,
     outcome: Outcome,
@@ -486,7 +487,7 @@ async fn settle(
 async fn keep(stages: &Arc<Stages>, intent: &Intent) {
     let (shared, kept) = (stages.clone(), intent.clone());
     let keep = move || shared.remedies.keep(&kept);
-    if tokio::task::spawn_blocking(keep).await.is_err() {
+    if blocking(keep).await.is_err() {
         warn!("the remedy panicked while keeping an effect");
     }
 }
@@ -495,12 +496,10 @@ async fn keep(stages: &Arc<Stages>, intent: &Intent) {
 async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
     let (shared, planned) = (stages.clone(), intent.clone());
     let undo = move || shared.effects.undo(&shared.remedies, &planned);
-    let report = tokio::task::spawn_blocking(undo)
-        .await
-        .unwrap_or_else(|_| UndoReport {
-            left_alone: vec!["the remedy panicked while undoing".to_owned()],
-            ..UndoReport::default()
-        });
+    let report = blocking(undo).await.unwrap_or_else(|_| UndoReport {
+        left_alone: vec!["the remedy panicked while undoing".to_owned()],
+        ..UndoReport::default()
+    });
     let left_alone = report.left_alone;
     let reason = match &report.guardian {
         Some(done) => done.reason.as_str(),

@@ -79,6 +79,7 @@ pub struct Remedies {
     standings: Mutex<Standings>,
     /// Ends effects when this process can't. None where nothing is ever done.
     warden: Option<Warden>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Remedies {
@@ -92,7 +93,7 @@ impl Remedies {
         Self::with(config, clock, Hierarchy::at(mount))
     }
 
-    fn with(
+    pub(crate) fn with(
         config: &RemedyConfig,
         clock: Arc<dyn Clock>,
         hierarchy: Result<Hierarchy, CgroupError>,
@@ -103,13 +104,25 @@ impl Remedies {
                 own: vec![std::process::id()],
                 listed: config.protect.clone(),
             },
-            limits: Limits::new(&config.limits, clock),
+            limits: Limits::new(&config.limits, clock.clone()),
             sandbox: Mutex::new(Sandbox::new(&config.sandbox)),
             standings: Mutex::default(),
             warden: None,
             config: config.clone(),
             hierarchy,
+            clock,
         }
+    }
+
+    /// The wall clock that leases are counted by.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Takes a place in the budgets, as planning does.
+    #[cfg(test)]
+    pub(crate) fn take_place(&self, intent: &Intent) -> Result<(), Refusal> {
+        self.limits.take(intent)
     }
 
     /// From now on nothing is done without the guardian. It is protected by its program's name.

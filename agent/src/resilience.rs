@@ -1,12 +1,16 @@
 //! What keeps a sick dependency from making the agent sick: a breaker, retries with backoff and
 //! jitter, and deadlines that are handed down. No I/O of its own.
 
+mod blocking;
 pub mod breaker;
 pub mod deadline;
 pub mod retry;
 
 use std::{cell::RefCell, future::Future, pin::Pin};
 
+pub(crate) use blocking::blocking;
+#[cfg(test)]
+pub(crate) use blocking::simulated;
 pub use breaker::{Breaker, BreakerConfig, BreakerOpen, BreakerState};
 pub use deadline::Deadline;
 pub use retry::{Backoff, Class};
@@ -33,6 +37,10 @@ thread_local! {
 /// store lies in its memory. `N` is at most 1,024.
 pub fn random<const N: usize>() -> [u8; N] {
     const { assert!(N <= POOL_BYTES) };
+    #[cfg(test)]
+    if let Some(bytes) = simulated::bytes() {
+        return bytes;
+    }
     POOL.with_borrow_mut(|pool| {
         if POOL_BYTES - pool.used < N {
             pool.bytes = from_kernel();

@@ -89,7 +89,8 @@ impl Gate {
         self
     }
 
-    fn with_clock(
+    /// The same by another clock.
+    pub(crate) fn with_clock(
         config: &IntakeConfig,
         ledger: SharedLedger,
         router: Router,

@@ -63,6 +63,10 @@ pub struct JournalConfig {
     pub writer_realtime: bool,
     /// Niceness of the writer threads, -20 to 19. Where the privilege is missing, it is reported.
     pub writer_nice: i32,
+    /// No threads: every call is carried out by its caller, so that one order of calls is the only one.
+    #[cfg(test)]
+    #[serde(skip)]
+    pub(crate) inline: bool,
 }
 
 const KIB: u64 = 1024;
@@ -90,6 +94,8 @@ impl Default for JournalConfig {
             space_retry_ms: 1_000,
             writer_realtime: true,
             writer_nice: -15,
+            #[cfg(test)]
+            inline: false,
         }
     }
 }
@@ -197,7 +203,10 @@ impl JournalConfig {
             space_retry: Duration::from_millis(self.space_retry_ms),
             in_flight_max: self.in_flight_max,
             realtime: self.writer_realtime,
+            #[cfg(not(test))]
             inline: false,
+            #[cfg(test)]
+            inline: self.inline,
         }
     }
 

@@ -132,6 +132,12 @@ impl Pool {
         measured.unwrap_or_else(pwrite)
     }
 
+    /// Whether nothing is to be done by other threads.
+    #[cfg(test)]
+    pub(crate) fn is_inline(&self) -> bool {
+        self.config.inline
+    }
+
     pub(crate) fn segment_len(&self) -> u64 {
         self.config.segment_len
     }

@@ -118,6 +118,23 @@ impl Writer {
         }
     }
 
+    /// Serves what waits, and returns: the writer of a journal without threads.
+    #[cfg(test)]
+    fn turn(&mut self) {
+        loop {
+            self.queue.take(&mut self.waiting);
+            while self.goes_now() {
+                let batch = self.gather();
+                self.serve(batch);
+            }
+            if !self.pending.is_empty() {
+                self.reap();
+            } else if self.waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Whether what waits is to be submitted now: one batch if nothing is on its way; another
     /// beside those that are only if it is large, because then bytes are the limit. Small ones
     /// gather instead, and share a flush.

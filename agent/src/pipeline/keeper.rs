@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
@@ -25,7 +24,7 @@ impl Keeper {
     pub fn hold(&self, stages: &Arc<Stages>, intent: Intent) {
         let (stages, stop) = (stages.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            let left = intent.lease_until.duration_since(Timestamp::now());
+            let left = intent.lease_until.duration_since(stages.remedies.now());
             let left = std::time::Duration::try_from(left).unwrap_or_default();
             tokio::select! {
                 () = tokio::time::sleep(left) => {}

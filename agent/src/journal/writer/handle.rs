@@ -91,6 +91,9 @@ pub(crate) struct LaneHandle {
     pub(crate) pool: Arc<Pool>,
     pub(crate) engine: WriteEngine,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Of a journal without threads.
+    #[cfg(test)]
+    inline: Option<Mutex<Writer>>,
 }
 
 impl LaneHandle {
@@ -104,6 +107,10 @@ impl LaneHandle {
     ) -> Result<Self, Failure> {
         let queue = Arc::new(Queue::new(lane.engine().bell()));
         let shared = Arc::new(Shared::new(id)?);
+        #[cfg(test)]
+        if pool.is_inline() {
+            return Ok(Self::inline(id, lane, pool, limits, queue, shared));
+        }
         let handle = Self {
             id,
             queue: queue.clone(),
@@ -114,6 +121,8 @@ impl LaneHandle {
             pool: pool.clone(),
             engine: lane.engine().kind(),
             threads: Mutex::new(Vec::new()),
+            #[cfg(test)]
+            inline: None,
         };
         let writer = Writer::new(lane, pool.clone(), shared, limits, queue);
         // Each thread keeps the directory's lock: it is free only when both have ended.
@@ -130,6 +139,31 @@ impl LaneHandle {
         })?;
         lock(&handle.threads).push(writer);
         Ok(handle)
+    }
+
+    /// Carries out every call in the thread of its caller.
+    #[cfg(test)]
+    fn inline(
+        id: LaneId,
+        lane: Lane,
+        pool: Arc<Pool>,
+        limits: QueueLimits,
+        queue: Arc<Queue<Request>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let engine = lane.engine().kind();
+        let writer = Writer::new(lane, pool.clone(), shared.clone(), limits, queue.clone());
+        Self {
+            id,
+            queue,
+            share: Arc::new(Semaphore::new(limits.bytes_max)),
+            limits,
+            shared,
+            pool,
+            engine,
+            threads: Mutex::new(Vec::new()),
+            inline: Some(Mutex::new(writer)),
+        }
     }
 
     /// Most bytes that the lane's buffers may take: those kept between two uses, and what a few
@@ -234,6 +268,10 @@ impl LaneHandle {
         } else if let Some(duty) = self.gather.add(request, body, push) {
             tokio::task::yield_now().await;
             drop(duty);
+        }
+        #[cfg(test)]
+        if let Some(writer) = &self.inline {
+            lock(writer).turn();
         }
         answer.await.map_err(|_| closed())?
     }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{CGROUP2_MAGIC, Cgroup, CgroupError, failed, open_dir, parts};
+use super::{Cgroup, CgroupError, failed, is_cgroup2, open_dir, parts};
 use crate::incident::CgroupId;
 
 /// The cgroup2 hierarchy of this machine.
@@ -33,7 +33,7 @@ impl Hierarchy {
         let root = rustix::fs::openat(CWD, mount, flags, Mode::empty())
             .map_err(|source| failed("open", ".", &path, source))?;
         let found = rustix::fs::fstatfs(&root).map_err(|e| failed("stat", ".", &path, e))?;
-        if found.f_type != CGROUP2_MAGIC {
+        if !is_cgroup2(found.f_type) {
             return Err(CgroupError::NoMount);
         }
         Ok(Self {
