@@ -55,10 +55,15 @@ impl Agent {
             .replace("STATE", &folder.path().join("state").display().to_string())
             .replace("LISTEN", &listen.to_string());
         if !kept.probes.is_empty() {
-            config.push_str(&format!("probes: {{off: [{}]}}\n", kept.probes.join(", ")));
+            let off = kept.probes.join(", ");
+            config = format!("{config}probes: {{off: [{off}]}}\n");
         }
         if let Some(rules) = &kept.rules {
-            config.push_str(&format!("rules: {{dirs: [\"{}\"]}}\n", rules.display()));
+            let rules = rules.display();
+            config = format!(
+                "{config}rules: {{dirs: [\"{rules}\"]}}
+"
+            );
         }
         let file = folder.path().join("paramedic.yaml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;

@@ -108,7 +108,7 @@ impl Bench<'_> {
         let neighbour = Neighbour::start(&trial.neighbour)?;
         let Some(fault) = fault else {
             thread::sleep(WINDOW);
-            trial.held = "nothing is wrong".to_owned();
+            "nothing is wrong".clone_into(&mut trial.held);
             trial.sighted = Some(self.sighted.diagnosis(alert, &instance(trial))?);
             return neighbour.end();
         };

@@ -216,7 +216,10 @@ impl Work {
         match self {
             Self::Burn { threads, cpu } => cpu::burn(threads, cpu),
             Self::Herd { threads, burst_ms } => cpu::herd(threads, burst_ms),
-            Self::Futexes { threads } => cpu::futexes(threads),
+            Self::Futexes { threads } => {
+                cpu::futexes(threads);
+                Ok(())
+            }
             Self::Hold { mib } => memory::hold(mib),
             Self::Leak {
                 begin_mib,
@@ -226,12 +229,18 @@ impl Work {
             Self::Churn { mib } => memory::churn(mib),
             Self::Reread { file } => disk::reread(&file),
             Self::Write { file, threads, kib } => disk::write(&file, threads, kib),
-            Self::Fsync { folder, threads } => disk::fsync(&folder, threads),
+            Self::Fsync { folder, threads } => {
+                disk::fsync(&folder, threads);
+                Ok(())
+            }
             Self::Read {
                 device,
                 threads,
                 rest_ms,
-            } => disk::read(&device, threads, rest_ms),
+            } => {
+                disk::read(&device, threads, rest_ms);
+                Ok(())
+            }
             Self::Forks { loops } => process::forks(loops),
             Self::Crashes { every_ms } => process::crashes(every_ms),
             Self::Zombies { count } => process::zombies(count),
@@ -242,11 +251,17 @@ impl Work {
                 per_s,
             } => process::files(limit, begin, per_s),
             Self::Threads { begin, per_s } => process::threads(begin, per_s),
-            Self::Datagrams { to, threads, ports } => network::datagrams(to, threads, ports),
+            Self::Datagrams { to, threads, ports } => {
+                network::datagrams(to, threads, ports);
+                Ok(())
+            }
             Self::Sink { on } => network::sink(on),
             Self::Drain { on } => network::drain(on),
             Self::Deaf { on, backlog } => network::deaf(on, backlog),
-            Self::Stream { to, threads } => network::stream(to, threads),
+            Self::Stream { to, threads } => {
+                network::stream(to, threads);
+                Ok(())
+            }
             Self::Connect { to, per_s, keep } => network::connect(to, per_s, keep),
             Self::Neighbour(habits) => neighbour::live(&habits),
         }
@@ -256,7 +271,7 @@ impl Work {
 /// Until somebody ends us.
 fn forever() -> ! {
     loop {
-        thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_mins(1));
     }
 }
 

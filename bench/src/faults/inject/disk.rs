@@ -230,10 +230,7 @@ pub(super) fn hang(place: &Place<'_>) -> anyhow::Result<Injection> {
     Ok(Injection::new(vec![leaf], move |_| {
         let text = system::read("/proc/stat")?;
         let blocked = system::field(&text, "procs_blocked").unwrap_or(0);
-        ensure!(
-            blocked as usize * 2 > threads,
-            "{blocked} tasks are blocked"
-        );
+        ensure!(blocked * 2 > threads as u64, "{blocked} tasks are blocked");
         Ok(format!("{blocked} tasks are blocked"))
     })
     .begins(|_| {

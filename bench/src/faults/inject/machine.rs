@@ -24,17 +24,17 @@ fn keep(status: i32, max_error_us: i64) -> anyhow::Result<()> {
     clock.status = status;
     clock.maxerror = max_error_us;
     // SAFETY: a valid `timex`.
-    let state = unsafe { libc::adjtimex(&raw mut clock) };
-    ensure!(state >= 0, "adjtimex: {}", std::io::Error::last_os_error());
+    let told = unsafe { libc::adjtimex(&raw mut clock) };
+    ensure!(told >= 0, "adjtimex: {}", std::io::Error::last_os_error());
     Ok(())
 }
 
-fn state() -> anyhow::Result<(bool, f64)> {
+fn belief() -> anyhow::Result<(bool, f64)> {
     // SAFETY: all zero is a value of it, and asks for nothing.
     let mut clock: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: a valid `timex`.
-    let state = unsafe { libc::adjtimex(&raw mut clock) };
-    ensure!(state >= 0, "adjtimex: {}", std::io::Error::last_os_error());
+    let told = unsafe { libc::adjtimex(&raw mut clock) };
+    ensure!(told >= 0, "adjtimex: {}", std::io::Error::last_os_error());
     Ok((
         clock.status & libc::STA_UNSYNC != 0,
         clock.maxerror as f64 / 1e6,
@@ -46,9 +46,9 @@ pub(super) fn clock(place: &Place<'_>) -> anyhow::Result<Injection> {
     let error_us = (place.figure("error_s") * 1e6) as i64;
     keep(libc::STA_PLL, 2_000)?;
     Ok(Injection::new(Vec::new(), |_| {
-        let (free, error_s) = state()?;
-        ensure!(free && error_s > 1.0, "the clock is kept");
-        Ok(format!("nobody keeps it, it may be off by {error_s:.1} s"))
+        let (free, off_s) = belief()?;
+        ensure!(free && off_s > 1.0, "the clock is kept");
+        Ok(format!("nobody keeps it, it may be off by {off_s:.1} s"))
     })
     .begins(move |_| keep(libc::STA_PLL | libc::STA_UNSYNC, error_us))
     .settles(FIVE)

@@ -66,7 +66,7 @@ pub(super) fn herd(threads: usize, burst_ms: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn futexes(threads: usize) -> anyhow::Result<()> {
+pub(super) fn futexes(threads: usize) {
     let turn = Arc::new((Mutex::new(0_usize), Condvar::new()));
     let threads = threads.max(2);
     in_threads(threads, move |number| {
@@ -81,5 +81,4 @@ pub(super) fn futexes(threads: usize) -> anyhow::Result<()> {
             changed.notify_all();
         }
     });
-    Ok(())
 }

@@ -75,13 +75,12 @@ fn writing(file: &Path, number: usize, bytes: usize) -> anyhow::Result<()> {
     }
 }
 
-pub(super) fn read(device: &Path, threads: usize, rest_ms: u64) -> anyhow::Result<()> {
+pub(super) fn read(device: &Path, threads: usize, rest_ms: u64) {
     let device = device.to_owned();
     in_threads(threads, move |number| {
         let done = reading(&device, number, rest_ms);
         eprintln!("read: {done:?}");
     });
-    Ok(())
 }
 
 fn reading(device: &Path, number: usize, rest_ms: u64) -> anyhow::Result<()> {
@@ -103,14 +102,13 @@ fn reading(device: &Path, number: usize, rest_ms: u64) -> anyhow::Result<()> {
     }
 }
 
-pub(super) fn fsync(folder: &Path, threads: usize) -> anyhow::Result<()> {
+pub(super) fn fsync(folder: &Path, threads: usize) {
     let folder = folder.to_owned();
     in_threads(threads, move |number| {
         let file = folder.join(format!("fsync-{number}"));
         let done = flushing(&file);
         eprintln!("fsync: {done:?}");
     });
-    Ok(())
 }
 
 fn flushing(file: &Path) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 /// Before a stream that broke off is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-pub(super) fn datagrams(to: SocketAddr, threads: usize, ports: u16) -> anyhow::Result<()> {
+pub(super) fn datagrams(to: SocketAddr, threads: usize, ports: u16) {
     in_threads(threads, move |_| {
         let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else {
             return;
@@ -36,7 +36,6 @@ pub(super) fn datagrams(to: SocketAddr, threads: usize, ports: u16) -> anyhow::R
             }
         }
     });
-    Ok(())
 }
 
 pub(super) fn sink(on: SocketAddr) -> anyhow::Result<()> {
@@ -68,7 +67,7 @@ pub(super) fn deaf(on: SocketAddr, backlog: i32) -> anyhow::Result<()> {
     forever()
 }
 
-pub(super) fn stream(to: SocketAddr, threads: usize) -> anyhow::Result<()> {
+pub(super) fn stream(to: SocketAddr, threads: usize) {
     in_threads(threads, move |_| {
         let bytes = vec![1; 16 << 10];
         loop {
@@ -78,7 +77,6 @@ pub(super) fn stream(to: SocketAddr, threads: usize) -> anyhow::Result<()> {
             thread::sleep(AGAIN);
         }
     });
-    Ok(())
 }
 
 pub(super) fn connect(to: SocketAddr, per_s: f64, keep: bool) -> anyhow::Result<()> {

@@ -39,7 +39,7 @@ fn wait(child: i32) {
 
 pub(super) fn forks(loops: usize) -> anyhow::Result<()> {
     for _ in 1..loops.max(1) {
-        child(|| forking())?;
+        child(forking)?;
     }
     forking();
     Ok(())
