@@ -107,7 +107,8 @@ impl Bench<'_> {
         }
         let neighbour = Neighbour::start(&trial.neighbour)?;
         let Some(fault) = fault else {
-            thread::sleep(WINDOW);
+            // Its start is no steady state.
+            thread::sleep(WINDOW * 2);
             "nothing is wrong".clone_into(&mut trial.held);
             trial.sighted = Some(self.sighted.diagnosis(alert, &instance(trial))?);
             return neighbour.end();
