@@ -60,10 +60,7 @@ impl Agent {
         }
         if let Some(rules) = &kept.rules {
             let rules = rules.display();
-            config = format!(
-                "{config}rules: {{dirs: [\"{rules}\"]}}
-"
-            );
+            config = format!("{config}rules: {{dirs: [\"{rules}\"]}}\n");
         }
         let file = folder.path().join("paramedic.yaml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
