@@ -132,7 +132,9 @@ impl Agent {
             let Some(until) = until else {
                 return Err(format!("{path} is limited and no record says so"));
             };
-            if now > until + LEASE_SLACK {
+            // What ended while nobody lived is undone once somebody does: until then it is the guardian's,
+            // which is no part of this.
+            if now > until.max(self.clock.base()) + LEASE_SLACK {
                 let told = self.stages.ledger.with_index(|index| {
                     let of_path = index.iter().filter(|incident| {
                         let intent = incident.intent();

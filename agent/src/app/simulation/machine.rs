@@ -30,6 +30,13 @@ pub(super) struct VirtualClock {
     begun: tokio::time::Instant,
 }
 
+impl VirtualClock {
+    /// When this life began.
+    pub(super) fn base(&self) -> Timestamp {
+        self.base
+    }
+}
+
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.monotonic()).unwrap_or_default();

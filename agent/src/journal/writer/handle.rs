@@ -156,6 +156,7 @@ impl LaneHandle {
         Self {
             id,
             queue,
+            gather: Gather::new(),
             share: Arc::new(Semaphore::new(limits.bytes_max)),
             limits,
             shared,
