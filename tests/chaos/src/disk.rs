@@ -143,7 +143,10 @@ impl Disk {
         }
         let mut plan = self.plan();
         match &mut *plan {
-            Plan::Well | Plan::Failed => {}
+            Plan::NoSpace if is(DiskCall::Allocate, call) => {
+                return seccomp::fail(listener, call, libc::ENOSPC);
+            }
+            Plan::Well | Plan::Failed | Plan::NoSpace => {}
             Plan::Slow(each) => {
                 let each = *each;
                 // Not under the lock: the storm may want to lift it.
@@ -152,10 +155,6 @@ impl Disk {
                 seccomp::let_through(listener, call);
                 return;
             }
-            Plan::NoSpace if is(DiskCall::Allocate, call) => {
-                return seccomp::fail(listener, call, libc::ENOSPC);
-            }
-            Plan::NoSpace => {}
             Plan::Fails {
                 call: which,
                 lane,

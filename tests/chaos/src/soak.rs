@@ -20,8 +20,8 @@ use trend::{Trend, trend};
 
 /// Samples of a run, whatever its length.
 const SAMPLES: u32 = 240;
-/// Part of them that is left out: caches and histories fill.
-const WARM_UP: f64 = 0.25;
+/// One part of so many is left out: caches and histories fill.
+const WARM_UP_PART: usize = 4;
 /// Label sets in turn.
 const LABEL_SETS: u64 = 64;
 
@@ -79,7 +79,9 @@ impl Soak {
         ensure!(seconds >= 60.0, "a soak takes a minute at least");
         ensure!(self.rate > 0.0 && self.rate <= 1000.0, "--rate: up to 1000");
         // Remembered for as long as the warm-up takes, so that it is full by then.
-        let history_s = (seconds * WARM_UP / 2.0).clamp(10.0, 900.0).round();
+        let history_s = (seconds / WARM_UP_PART as f64 / 2.0)
+            .clamp(10.0, 900.0)
+            .round();
         let probes = self.probes;
         let mut agent = Agent::start(&format!(
             "state_dir: $STATE\nintake: {{listen: $LISTEN}}\nincidents_max: 50\n\
@@ -130,8 +132,8 @@ impl Soak {
         let mut all = Map::new();
         let mut steady = true;
         for figure in figures {
-            let left_out = (figure.values.len() as f64 * WARM_UP).round();
-            let judged = figure.values.iter().skip(left_out as usize);
+            let left_out = figure.values.len() / WARM_UP_PART;
+            let judged = figure.values.iter().skip(left_out);
             let judged: Vec<f64> = judged.copied().collect();
             let found = trend(&judged);
             let day = 86_400.0 / each.as_secs_f64();

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// For everything that was accepted to be handled once the storm is over.
-const HANDLED_WITHIN: Duration = Duration::from_secs(60);
+const HANDLED_WITHIN: Duration = Duration::from_mins(1);
 /// Of this agent, whatever comes: resident memory in MiB, threads, and descriptors once it is quiet.
 const RSS_MIB_MAX: u64 = 256;
 const THREADS_MAX: u64 = 64;
@@ -305,7 +305,7 @@ impl Scene<'_> {
                 if name.contains(MARKER) {
                     named.push(name.clone());
                 }
-                if name.ends_with(".lease") {
+                if path.extension().is_some_and(|end| end == "lease") {
                     leases.push(name);
                 }
                 if path.is_dir() {

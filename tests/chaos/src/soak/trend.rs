@@ -53,11 +53,15 @@ pub fn trend(values: &[f64]) -> Trend {
     };
     // Sen's interval: the slope whose rank is the middle plus half of 1.645 standard deviations of S.
     let rank = f64::midpoint(slopes.len() as f64, 1.645 * variance.sqrt());
-    let at = (rank.round() as usize).min(slopes.len().saturating_sub(1));
+    let beyond = slopes
+        .iter()
+        .enumerate()
+        .skip_while(|(at, _)| (*at as f64) < rank);
+    let highest = beyond.map(|(_, slope)| *slope).next();
     Trend {
         median: median(values),
         slope: median(&slopes),
-        slope_max: slopes.get(at).copied().unwrap_or(0.0),
+        slope_max: highest.or(slopes.last().copied()).unwrap_or(0.0),
         p_up: if n < 4 { 1.0 } else { upper_tail(z) },
     }
 }
@@ -68,7 +72,7 @@ fn variance(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let ties: f64 = sorted
-        .chunk_by(|a, b| a == b)
+        .chunk_by(|a, b| a.total_cmp(b).is_eq())
         .map(|tied| term(tied.len() as f64))
         .sum();
     (term(values.len() as f64) - ties) / 18.0
