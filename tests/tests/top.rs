@@ -42,6 +42,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A way for it to end.
+type End = fn(&mut Terminal);
+
 /// A terminal of 80 by 24 with the view in it.
 struct Terminal {
     keys: File,
@@ -177,11 +180,10 @@ fn a_running_agent_is_shown_and_the_terminal_is_given_back() {
     assert_eq!(piped.status.code(), Some(2));
     assert!(text(&piped).contains("--once"), "{}", text(&piped));
 
-    type End = fn(&mut Terminal);
     let ends: [(&str, End); 4] = [
         ("q", |terminal| terminal.keys.write_all(b"q").unwrap()),
         ("Ctrl-C", |terminal| {
-            terminal.keys.write_all(b"\x03").unwrap()
+            terminal.keys.write_all(b"\x03").unwrap();
         }),
         ("SIGTERM", |terminal| signal(terminal, Signal::TERM)),
         ("SIGHUP", |terminal| signal(terminal, Signal::HUP)),

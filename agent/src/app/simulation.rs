@@ -26,7 +26,7 @@ use sender::Sender;
 use crate::{
     incident::{EpisodeId, Fingerprint},
     journal::sim::Rng,
-    ledger::Index,
+    ledger::{Incident, Index},
 };
 
 /// Seeds in an ordinary test run.
@@ -156,7 +156,7 @@ fn check(index: &Index, sender: &Sender) -> Result<(), String> {
     for (spell, firing) in sender.taken() {
         let found = episodes.get(&spell).map_or(&[][..], Vec::as_slice);
         match (found, firing) {
-            ([id], false) if !index.get(*id).is_some_and(|incident| incident.resolved()) => {
+            ([id], false) if !index.get(*id).is_some_and(Incident::resolved) => {
                 return Err(format!("the end of {spell:?} was answered for and is gone"));
             }
             ([_], _) => {}

@@ -22,10 +22,8 @@ pub fn leak(opens: u32, dups: u32) {
         rlim_max: 64,
     };
     // SAFETY: a valid struct.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
-        0
-    );
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(set, 0);
     let path = c"/dev/null";
     let mut failed = 0;
     while failed < opens {
@@ -87,10 +85,8 @@ pub fn no_fork(times: u32) {
 pub fn everyday(times: u32) {
     let mut pipe = [0; 2];
     // SAFETY: two ints are what pipe2 fills.
-    assert_eq!(
-        unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_NONBLOCK) },
-        0
-    );
+    let made = unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_NONBLOCK) };
+    assert_eq!(made, 0);
     let (word, limit) = (
         0_u32,
         libc::timespec {
@@ -101,10 +97,8 @@ pub fn everyday(times: u32) {
     for _ in 0..times {
         let mut byte = 0_u8;
         // SAFETY: reads at most one byte into one byte.
-        assert_eq!(
-            unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) },
-            -1
-        );
+        let read = unsafe { libc::read(pipe[0], (&raw mut byte).cast(), 1) };
+        assert_eq!(read, -1);
         assert_eq!(errno(), Some(libc::EAGAIN));
         // SAFETY: an aligned word, which nobody changes, and a valid timespec.
         let waited = unsafe {

@@ -155,7 +155,7 @@ impl Life<'_> {
     /// Some requests at once, then some time.
     async fn step(&mut self, agent: &Agent) -> Result<(), String> {
         let mut requests: Vec<Request> = Vec::new();
-        for _ in 0..1 + self.rng.below(3) {
+        for _ in 0..=self.rng.below(3) {
             requests.extend(self.sender.next(&mut self.rng));
         }
         let lane = LaneId::Fast;

@@ -60,7 +60,10 @@ impl Sender {
     }
 
     fn spell(&self, teller: usize, step: usize) -> Spell {
-        let start = self.base + SignedDuration::from_secs(SPELL_S * (step / 2) as i64);
+        let start = self.base
+            + SignedDuration::from_secs(
+                SPELL_S * i64::try_from(step / 2).unwrap_or(i64::MAX / SPELL_S),
+            );
         (self.tellers[teller].fingerprint, start.as_second())
     }
 

@@ -177,8 +177,8 @@ fn ruler(name: &str, columns: usize) -> Line<'static> {
 fn head(columns: usize) -> Line<'static> {
     let path = columns.saturating_sub(FIGURES);
     let figures = ["CPUs", "MEM", "IO/s", "PSIcpu", "PSImem", "PSIio", "WAIT"];
-    let figures: String = figures.iter().map(|name| format!("{name:>7}")).collect();
-    let line = format!("{:<path$}{figures}", "cgroup, by pressure");
+    let mut line = format!("{:<path$}", "cgroup, by pressure");
+    line.extend(figures.map(|name| format!("{name:>7}")));
     text(line, columns).style(HEADING)
 }
 
