@@ -257,9 +257,12 @@ fn share(value: f64) -> String {
     format!("{:.0}%", value * 100.0)
 }
 
+/// At most five characters up to a thousand seconds: with the mark of what is partial, a space is left.
 fn seconds(value: f64) -> String {
     match value {
+        _ if value >= 99.95 => format!("{value:.0}s"),
         _ if value >= 1.0 => format!("{value:.1}s"),
+        _ if value >= 0.009_95 => format!("{:.0}ms", value * 1e3),
         _ if value >= 1e-3 => format!("{:.1}ms", value * 1e3),
         _ => format!("{:.0}us", value * 1e6),
     }

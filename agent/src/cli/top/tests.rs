@@ -143,7 +143,7 @@ fn eighty_columns_hold_pressure_waits_and_events() {
             "90%",
             "0%",
             "1%",
-            "200.0ms"
+            "200ms"
         ]
     );
     assert!(

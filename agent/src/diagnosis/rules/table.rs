@@ -149,6 +149,6 @@ mod tests {
                 }
             }
         }
-        assert!(features > 200, "{features}");
+        assert!(features > 100, "{features}");
     }
 }

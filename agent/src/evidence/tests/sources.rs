@@ -66,6 +66,11 @@ fn everything(second: u64) -> Sample {
         errors: 0,
     };
     sample.kernel.counts.block = HashMap::from([((CgroupId(7), Device::new(8, 0)), requests)]);
+    let openat = 257;
+    let telling = crate::evidence::errnos::NAMES.iter();
+    sample.kernel.counts.errnos = telling
+        .map(|(errno, _)| ((CgroupId(7), openat, *errno), second))
+        .collect();
     for name in ["syscalls", "sched", "signal", "reclaim", "tcp", "block"] {
         let mut status = sample.kernel.statuses[0].clone();
         status.name = name;
