@@ -184,6 +184,10 @@ fn ends(start: &mut Start, returned: i64) {
 /// A call failed: which way, if that tells something. Apart, so that a call that went well pays nothing.
 #[inline(never)]
 fn failed(nr: u32, returned: i64) {
+    #[allow(
+        clippy::cast_sign_loss,
+        reason = "an error is -4095 to -1: negated, it is positive"
+    )]
     let errno = returned.wrapping_neg() as u32;
     if !is_telling(errno) {
         return;
