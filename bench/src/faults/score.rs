@@ -205,7 +205,7 @@ pub fn brier(sure: &[(f64, bool)]) -> f64 {
     errors.sum::<f64>() / sure.len().max(1) as f64
 }
 
-/// Expected calibration error: the mean distance of confidence and accuracy over [`BINS`] bins of equal
+/// Expected calibration error: the mean distance of confidence and accuracy over `BINS` bins of equal
 /// width, weighed by their sizes (Naeini et al., 2015).
 pub fn ece(sure: &[(f64, bool)]) -> f64 {
     let mut bins = [(0.0, 0.0); BINS];
