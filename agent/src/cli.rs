@@ -10,6 +10,7 @@ pub(crate) mod incidents;
 pub(crate) mod journal;
 mod place;
 pub(crate) mod probes;
+mod reach;
 pub(crate) mod record;
 pub(crate) mod run;
 pub(crate) mod test_rules;

@@ -97,6 +97,35 @@ pub struct Stages {
 }
 
 impl Stages {
+    /// Of tests: no rules, no Prometheus, nothing waits for evidence.
+    #[cfg(test)]
+    pub(crate) fn bare(
+        ledger: crate::ledger::Ledger,
+        clock: Arc<dyn crate::clock::Clock>,
+        recorder: Arc<Recorder>,
+        remedies: Remedies,
+        history: &std::path::Path,
+    ) -> Self {
+        let sampling = crate::sampling::SamplingConfig::default();
+        Self {
+            ledger: Arc::new(ledger),
+            sampler: Sampler::new(&sampling, clock).expect("the default address is one"),
+            recorder,
+            rules: RwLock::default(),
+            diagnosis: DiagnosisConfig::default(),
+            gateway: Gateway::default(),
+            history: Store::new(history),
+            remedies: Arc::new(remedies),
+            verify: VerifyConfig::default(),
+            window: Duration::from_secs(1),
+            syscall_watch: Duration::ZERO,
+            watch: SyscallWatch::default(),
+            effects: Effects::default(),
+            keeper: Keeper::default(),
+            metrics: Arc::new(Metrics::new()),
+        }
+    }
+
     fn rules(&self) -> Arc<RuleSet> {
         self.rules
             .read()

@@ -5,8 +5,6 @@ mod mttr;
 
 use std::ffi::OsString;
 
-use anyhow::Context;
-
 use crate::{chaos, sh};
 
 /// A benchmark.
@@ -93,17 +91,23 @@ pub fn bench(what: What, args: &[OsString]) -> anyhow::Result<u8> {
         | What::Soak => {}
     }
     sh::run(&mut build)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);
-    let program = target.join("measure").join(what.program());
-    let status = std::process::Command::new(&program)
-        .args(what.subcommand())
-        .args(args)
-        .current_dir(sh::root())
-        .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1))
+    sh::exit_code(
+        std::process::Command::new(sh::built("measure", what.program()))
+            .args(what.subcommand())
+            .args(args)
+            .current_dir(sh::root()),
+    )
+}
+
+/// The options of a benchmark with a command line of its own; `Err` is the exit code, when what there is
+/// to say (help, a mistake) has been said.
+fn options<O: clap::Parser>(name: &str, args: &[OsString]) -> anyhow::Result<Result<O, u8>> {
+    let name = OsString::from(name);
+    match O::try_parse_from(std::iter::once(&name).chain(args)) {
+        Ok(options) => Ok(Ok(options)),
+        Err(error) => {
+            error.print()?;
+            Ok(Err(u8::from(error.use_stderr()) * 2))
+        }
+    }
 }

@@ -3,9 +3,7 @@
 //! Storms: builds the agent and `chaos` (tests/chaos) and runs it. `--simulate N`: N seeds of
 //! the simulation among the agent's unit tests, which otherwise runs a few.
 
-use std::{ffi::OsString, path::PathBuf, process::Command};
-
-use anyhow::Context;
+use std::{ffi::OsString, process::Command};
 
 use crate::{build, sh};
 
@@ -83,16 +81,9 @@ pub fn chaos(what: &str, args: &[OsString]) -> anyhow::Result<u8> {
     let mut building = sh::cargo();
     building.args(["build", "--quiet", "--workspace", "--exclude", "agent-ebpf"]);
     sh::run(building.args(["--bin", "paramedic", "--bin", "chaos"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), PathBuf::from);
-    let program = target.join("debug/chaos");
-    let status = Command::new(&program)
-        .arg(what)
-        .args(args)
-        .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1))
+    sh::exit_code(
+        Command::new(sh::built("debug", "chaos"))
+            .arg(what)
+            .args(args),
+    )
 }

@@ -83,9 +83,7 @@ fn crash_program() -> anyhow::Result<PathBuf> {
         "--bin",
         "journal-crash",
     ]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), PathBuf::from);
-    Ok(target.join("debug/journal-crash"))
+    Ok(sh::built("debug", "journal-crash"))
 }
 
 fn kills(program: &Path, folder: &Path, told: &mut Vec<String>) -> anyhow::Result<bool> {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use paramedic_parts::module;
 
 use crate::sh;
 
@@ -73,22 +74,7 @@ impl Kernel {
 
     /// The file of a module, if it is one.
     pub fn module(&self, name: &str) -> Option<PathBuf> {
-        fn find(dir: &Path, name: &str) -> Option<PathBuf> {
-            let mut dirs = Vec::new();
-            for entry in fs::read_dir(dir).ok()?.flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if entry.file_name().to_str().is_some_and(|file| {
-                    file.strip_prefix(name)
-                        .is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
-                }) {
-                    return Some(path);
-                }
-            }
-            dirs.iter().find_map(|dir| find(dir, name))
-        }
-        find(
+        module::find(
             &self
                 .dir
                 .join("lib/modules")

@@ -16,16 +16,7 @@ pub fn root() -> PathBuf {
         .map_or_else(PathBuf::new, Path::to_owned)
 }
 
-/// Where downloads are kept: `PARAMEDIC_CACHE`, or `~/.cache/paramedic`.
-pub fn cache() -> PathBuf {
-    std::env::var_os("PARAMEDIC_CACHE").map_or_else(
-        || {
-            let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
-            PathBuf::from(home).join(".cache/paramedic")
-        },
-        PathBuf::from,
-    )
-}
+pub use paramedic_parts::tools::cache;
 
 /// Runs a command with our own stdout and stderr; fails unless it exits 0.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -69,6 +60,24 @@ pub fn cargo() -> Command {
         }
     }
     command
+}
+
+/// A program that cargo has built: by the folder of its profile (`debug`, `measure`) and its name.
+pub fn built(profile: &str, program: &str) -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join(profile).join(program)
+}
+
+/// Runs a command with our own stdout and stderr; its exit code, 1 if a signal ended it.
+pub fn exit_code(command: &mut Command) -> anyhow::Result<u8> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", describe(command)))?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1))
 }
 
 /// Whether cargo sets this variable for the program that it runs, to describe its package.

@@ -5,8 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use reqwest::{Certificate, StatusCode};
 
-use super::{EXIT_FINDINGS, EXIT_OK, place::Place};
-use crate::{config::Config, incident::EpisodeId, outbound, secret};
+use super::{
+    EXIT_FINDINGS, EXIT_OK,
+    place::Place,
+    reach::{address, token},
+};
+use crate::{config::Config, incident::EpisodeId, outbound};
 
 /// Longer than the agent itself gives a request.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -57,15 +61,7 @@ async fn tell(
     reach: &Reach,
 ) -> anyhow::Result<(StatusCode, String)> {
     let intake = &config.intake;
-    let scheme = if intake.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let base = reach
-        .url
-        .clone()
-        .unwrap_or_else(|| format!("{scheme}://{}", intake.listen));
+    let base = reach.url.clone().unwrap_or_else(|| address(config));
     let mut http = outbound::client().timeout(WITHIN);
     if let Some(tls) = &intake.tls {
         // Its own certificate is the best that can be known of it here.
@@ -85,11 +81,7 @@ async fn tell(
         .post(&url)
         .json(&serde_json::json!({ "by": by }));
     if let Some(file) = &intake.token_file {
-        let text =
-            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let token = secret::lines(&text).next();
-        let token = token.with_context(|| format!("no token in {}", file.display()))?;
-        request = request.bearer_auth(String::from_utf8_lossy(token));
+        request = request.bearer_auth(token(file)?);
     }
     let answer = request.send().await.with_context(|| {
         format!("no agent answers at {base}: does it run? name another place with --url")

@@ -103,16 +103,6 @@ const HOST: &[&str] = &[
     "runq.waiting",
     "blocked.uninterruptible",
     "blocked.futex",
-    "errno.eagain.per_s",
-    "errno.econnrefused.per_s",
-    "errno.edquot.per_s",
-    "errno.eio.per_s",
-    "errno.emfile.per_s",
-    "errno.enfile.per_s",
-    "errno.enomem.per_s",
-    "errno.enospc.per_s",
-    "errno.erofs.per_s",
-    "errno.etimedout.per_s",
 ];
 
 /// Readings of a cgroup, without `culprit.` or `top_share.`.
@@ -162,6 +152,10 @@ const CGROUP: &[&str] = &[
     "tcp.connect_failures_per_s",
     "runq.waiting",
     "blocked.futex",
+];
+
+/// Readings of the node and of its cgroups, while the syscall pair counts.
+const ERRNO: &[&str] = &[
     "errno.eagain.per_s",
     "errno.econnrefused.per_s",
     "errno.edquot.per_s",
@@ -211,7 +205,10 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
     let (head, rest) = reading.split_once('.')?;
     let per_cpu = || PER_CPU.iter().any(|(name, _)| *name == rest);
     match head {
-        "host" => (HOST.contains(&rest) || per_cpu()).then_some(Scope::Host(rest)),
+        "host" => {
+            let given = HOST.contains(&rest) || ERRNO.contains(&rest);
+            (given || per_cpu()).then_some(Scope::Host(rest))
+        }
         "culprit" => {
             let derived = rest == EXHAUSTS || rest == PER_BUSY || per_cpu();
             (is_of_cgroup(rest) || derived).then_some(Scope::Culprit(rest))
@@ -226,21 +223,26 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
     }
 }
 
+/// Whether the answer depends on who the culprit is.
+pub(super) fn is_about_somebody(reading: &str) -> bool {
+    reading.starts_with("culprit.") || reading.starts_with("bystanders.")
+}
+
 /// Whether cgroups have a reading of this name.
 pub fn is_of_cgroup(reading: &str) -> bool {
-    CGROUP.contains(&reading) || of_syscall(reading).is_some() || is_errno_of_call(reading)
+    let plain = CGROUP.contains(&reading) || ERRNO.contains(&reading);
+    plain || of_syscall(reading).is_some() || is_errno_of_call(reading)
 }
 
 /// Whether it is `errno.NAME.CALL.per_s`.
 fn is_errno_of_call(reading: &str) -> bool {
-    let Some((errno, call)) = reading
-        .strip_prefix("errno.")
-        .and_then(|rest| rest.strip_suffix(".per_s"))
-        .and_then(|rest| rest.split_once('.'))
-    else {
-        return false;
-    };
-    is_word(call) && CGROUP.contains(&format!("errno.{errno}.per_s").as_str())
+    ERRNO.iter().any(|errno| {
+        let call = errno
+            .strip_suffix("per_s")
+            .and_then(|errno| reading.strip_prefix(errno))
+            .and_then(|call| call.strip_suffix(".per_s"));
+        call.is_some_and(is_word)
+    })
 }
 
 fn is_word(name: &str) -> bool {
@@ -257,7 +259,14 @@ fn of_syscall(reading: &str) -> Option<(&str, &str)> {
 /// All known names that resemble `reading`, for messages: those that end alike.
 pub fn resembling(reading: &str) -> Option<String> {
     let last = reading.split('.').skip(1).collect::<Vec<_>>().join(".");
-    let heads = [("host", HOST), ("culprit", CGROUP), ("top_share", CGROUP)];
+    let heads = [
+        ("host", HOST),
+        ("host", ERRNO),
+        ("culprit", CGROUP),
+        ("culprit", ERRNO),
+        ("top_share", CGROUP),
+        ("top_share", ERRNO),
+    ];
     let known = |head: &'static str, names: &'static [&'static str]| {
         names.iter().map(move |name| format!("{head}.{name}"))
     };
@@ -305,8 +314,7 @@ impl<'a> Readings<'a> {
     /// As [`lookup`].
     pub(super) fn get(&mut self, culprit: Option<CgroupId>, reading: &'a str) -> Option<Reading> {
         // Only these depend on the culprit.
-        let culprit = culprit
-            .filter(|_| reading.starts_with("culprit.") || reading.starts_with("bystanders."));
+        let culprit = culprit.filter(|_| is_about_somebody(reading));
         if let Some(found) = self.found.get(&(culprit, reading)) {
             return *found;
         }

@@ -101,6 +101,23 @@ impl Default for JournalConfig {
 }
 
 impl JournalConfig {
+    /// Of tests: small segments, which end often, and ordinary threads.
+    #[cfg(test)]
+    pub(crate) fn small() -> Self {
+        Self {
+            fast_segment_bytes: 128 * KIB,
+            safe_segment_bytes: 128 * KIB,
+            segments_ahead: 1,
+            outcome_reserve_bytes: 32 * KIB,
+            record_bytes_max: 16 * KIB,
+            snapshot_bytes_max: 32 * KIB,
+            batch_bytes_max: 32 * KIB,
+            queue_bytes_max: MIB,
+            writer_nice: 0,
+            ..Self::default()
+        }
+    }
+
     /// Checks every bound.
     ///
     /// # Errors

@@ -116,17 +116,8 @@ fn record(payload: Vec<u8>) -> Record {
 /// Small segments and short waits.
 fn small_config() -> JournalConfig {
     JournalConfig {
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
-        segments_ahead: 1,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        batch_bytes_max: 32 << 10,
-        queue_bytes_max: 1 << 20,
         space_retry_ms: 2,
         writer_realtime: false,
-        writer_nice: 0,
-        ..JournalConfig::default()
+        ..JournalConfig::small()
     }
 }

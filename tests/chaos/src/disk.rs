@@ -3,10 +3,8 @@
 
 use std::{
     fs,
-    io::IoSlice,
-    mem::MaybeUninit,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::{
             net::{UnixListener, UnixStream},
             process::CommandExt,
@@ -19,12 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use paramedic_parts::seccomp::{self, Call};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 
 use crate::schedule::{DiskCall, Lane};
 
@@ -48,15 +42,7 @@ impl Born {
         let stream = UnixStream::connect(&self.socket).context("the storm")?;
         let calls = [seccomp::DISK, &[libc::SYS_bpf]].concat();
         let listener = seccomp::install(&calls, false)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let handles = [listener.as_fd()];
-        ensure!(
-            ancillary.push(SendAncillaryMessage::ScmRights(&handles)),
-            "no room for a handle"
-        );
-        let byte = [IoSlice::new(b"l")];
-        sendmsg(&stream, &byte, &mut ancillary, SendFlags::empty()).context("send the handle")?;
+        seccomp::hand_over(&listener, &stream)?;
         drop((listener, stream));
         let (program, arguments) = self.command.split_first().context("no command")?;
         let error = Command::new(program).args(arguments).exec();
@@ -212,20 +198,5 @@ fn receive(socket: &UnixListener) -> anyhow::Result<OwnedFd> {
     };
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(BORN_WITHIN))?;
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
-        &stream,
-        &mut [std::io::IoSliceMut::new(&mut byte)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )
-    .context("receive the handle")?;
-    let mut messages = ancillary.drain();
-    let handle = messages.find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut handles) => handles.next(),
-        _ => None,
-    });
-    handle.context("no handle came")
+    seccomp::take_over(&stream)
 }

@@ -4,10 +4,18 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: u32 = 0xC000_003E;
@@ -75,6 +83,41 @@ pub fn install(calls: &[libc::c_long], new_files: bool) -> anyhow::Result<OwnedF
     ensure!(fd >= 0, "seccomp: {refused}");
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+}
+
+/// Hands the filter's handle to whoever answers, over a socket that nothing has been sent on.
+///
+/// # Errors
+/// Those of `sendmsg(2)`.
+pub fn hand_over(listener: &OwnedFd, stream: &UnixStream) -> anyhow::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let handles = [listener.as_fd()];
+    ensure!(
+        ancillary.push(SendAncillaryMessage::ScmRights(&handles)),
+        "no room for a handle"
+    );
+    let byte = [io::IoSlice::new(b"l")];
+    sendmsg(stream, &byte, &mut ancillary, SendFlags::empty()).context("send the handle")?;
+    Ok(())
+}
+
+/// The other end of [`hand_over`].
+///
+/// # Errors
+/// Those of `recvmsg(2)`; no handle came.
+pub fn take_over(stream: &UnixStream) -> anyhow::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut into = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(stream, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        .context("receive the handle")?;
+    let handle = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut handles) => handles.next(),
+        _ => None,
+    });
+    handle.context("no handle came")
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // numbers of calls, codes of BPF

@@ -31,14 +31,18 @@ fn folder() -> PathBuf {
     if let Some(tools) = env::var_os("PARAMEDIC_TOOLS") {
         return tools.into();
     }
-    let cache = env::var_os("PARAMEDIC_CACHE").map_or_else(
+    cache().join("tools")
+}
+
+/// Where downloads are kept: `PARAMEDIC_CACHE`, or `~/.cache/paramedic`.
+pub fn cache() -> PathBuf {
+    env::var_os("PARAMEDIC_CACHE").map_or_else(
         || {
-            PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into()))
-                .join(".cache/paramedic")
+            let home = env::var_os("HOME").unwrap_or_else(|| "/root".into());
+            PathBuf::from(home).join(".cache/paramedic")
         },
         PathBuf::from,
-    );
-    cache.join("tools")
+    )
 }
 
 /// The agent's binary: `PARAMEDIC_BIN`, or `paramedic` in the folder of the running program or

@@ -76,13 +76,9 @@ struct Options {
 
 /// Measures and reports; the result is the exit code.
 pub fn faults(args: &[OsString]) -> anyhow::Result<u8> {
-    let name = OsString::from("cargo xtask bench faults");
-    let options = match Options::try_parse_from(std::iter::once(&name).chain(args)) {
+    let options: Options = match super::options("cargo xtask bench faults", args)? {
         Ok(options) => options,
-        Err(error) => {
-            error.print()?;
-            return Ok(u8::from(error.use_stderr()) * 2);
-        }
+        Err(code) => return Ok(code),
     };
     let folder = sh::root().join(&options.out).join(options.kernel.name());
     let record = writable(&folder, options.resume || options.report_only)?;
@@ -93,11 +89,7 @@ pub fn faults(args: &[OsString]) -> anyhow::Result<u8> {
     for only in &options.only {
         check.arg("--only").arg(only);
     }
-    if !check
-        .status()
-        .context("cannot start bench-faults")?
-        .success()
-    {
+    if sh::exit_code(&mut check)? != 0 {
         return Ok(2);
     }
     if !options.report_only {
@@ -107,9 +99,7 @@ pub fn faults(args: &[OsString]) -> anyhow::Result<u8> {
     report.arg("report").arg("--record").arg(&record);
     report.arg("--out").arg(&folder);
     report.args(options.json.then_some("--json"));
-    let status = report.status().context("cannot start bench-faults")?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.unwrap_or(1))
+    sh::exit_code(&mut report)
 }
 
 /// The record in a folder that can be written, empty unless it is to be kept.
@@ -144,9 +134,7 @@ fn built() -> anyhow::Result<PathBuf> {
     cargo.args(["build", "--quiet", "--workspace", "--exclude", "agent-ebpf"]);
     cargo.args(["--bin", "bench-faults", "--bin", "paramedic"]);
     sh::run(&mut cargo)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), PathBuf::from);
-    Ok(target.join("debug/bench-faults"))
+    Ok(sh::built("debug", "bench-faults"))
 }
 
 /// Boots until all trials are there. What the emulator breaks is gone on with.

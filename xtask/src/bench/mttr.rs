@@ -71,13 +71,9 @@ struct Options {
 
 /// Measures and reports; the result is the exit code.
 pub fn mttr(args: &[OsString]) -> anyhow::Result<u8> {
-    let name = OsString::from("cargo xtask bench mttr");
-    let options = match Options::try_parse_from(std::iter::once(&name).chain(args)) {
+    let options: Options = match super::options("cargo xtask bench mttr", args)? {
         Ok(options) => options,
-        Err(error) => {
-            error.print()?;
-            return Ok(u8::from(error.use_stderr()) * 2);
-        }
+        Err(code) => return Ok(code),
     };
     setup::setup(&setup::Part::ALL)?;
     let program = built(&options)?;
@@ -104,13 +100,7 @@ pub fn mttr(args: &[OsString]) -> anyhow::Result<u8> {
     if let Some(base) = &options.compare {
         report.arg("--compare").arg(base);
     }
-    let status = report
-        .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1))
+    sh::exit_code(&mut report)
 }
 
 /// Builds the agent with its probes and the bench; the bench's program.
@@ -124,14 +114,12 @@ fn built(options: &Options) -> anyhow::Result<PathBuf> {
         cargo.args(["--profile", "measure"]);
     }
     sh::run(&mut cargo)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), PathBuf::from);
     let profile = if options.optimised {
         "measure"
     } else {
         "debug"
     };
-    Ok(target.join(profile).join("bench-mttr"))
+    Ok(sh::built(profile, "bench-mttr"))
 }
 
 /// One round in a boot of its own. What the emulator breaks is repeated whole.

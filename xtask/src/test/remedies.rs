@@ -145,9 +145,7 @@ pub(super) fn remedies() -> anyhow::Result<u8> {
     };
     // Cargo builds a package's programs for its tests; asked for alone, with other features, they would
     // be built a second time.
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| sh::root().join("target"), std::path::PathBuf::from);
-    let crash = target.join("debug/remedy-crash");
+    let crash = sh::built("debug", "remedy-crash");
     ensure!(crash.is_file(), "{} was not built", crash.display());
     let run_tests: [OsString; 3] = [
         sh::own_program()?.into_os_string(),

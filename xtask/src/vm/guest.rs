@@ -1,8 +1,9 @@
 //! What runs inside: the initramfs that finds the root, and the script that prepares it.
 
-use std::{ffi::OsString, fmt::Write as _, fs, path::Path, process::Command};
+use std::{ffi::OsString, fmt::Write as _, fs, path::Path};
 
 use anyhow::Context;
+use paramedic_parts::module;
 
 use super::{Vm, cpio::Archive, systemd};
 use crate::kernels::Kernel;
@@ -190,8 +191,8 @@ fn add_module(
     let Some(file) = kernel.module(name) else {
         return Ok(());
     };
-    let bytes = read_module(&file)?;
-    for needed in depends(&bytes) {
+    let bytes = module::read(&file)?;
+    for needed in module::depends(&bytes) {
         add_module(kernel, &needed, archive, order)?;
     }
     archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
@@ -199,52 +200,9 @@ fn add_module(
     Ok(())
 }
 
-/// The `depends=` line of a module's `.modinfo`: the unpacked package has no modules.dep.
-fn depends(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
-        return Vec::new();
-    };
-    let rest = &module[at + KEY.len()..];
-    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
-    let names = String::from_utf8_lossy(&rest[..end]);
-    names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-fn read_module(file: &Path) -> anyhow::Result<Vec<u8>> {
-    if file.extension().is_some_and(|extension| extension == "xz") {
-        let output = Command::new("xz")
-            .arg("-dc")
-            .arg(file)
-            .output()
-            .context("cannot start xz")?;
-        anyhow::ensure!(
-            output.status.success(),
-            "xz cannot unpack {}",
-            file.display()
-        );
-        return Ok(output.stdout);
-    }
-    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{depends, quote};
-
-    #[test]
-    fn a_modules_needs_are_read_from_its_own_words() {
-        assert_eq!(
-            depends(b"x\0depends=virtio,virtio_ring\0y"),
-            ["virtio", "virtio_ring"]
-        );
-        assert!(depends(b"x\0depends=\0y").is_empty());
-        assert!(depends(b"nothing").is_empty());
-    }
+    use super::quote;
 
     #[test]
     fn words_reach_the_guest_as_they_are() {

@@ -40,17 +40,8 @@ fn start() -> Timestamp {
 fn small(dir: &Path) -> JournalConfig {
     JournalConfig {
         dir: dir.to_owned(),
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
-        segments_ahead: 1,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        batch_bytes_max: 32 << 10,
-        queue_bytes_max: 1 << 20,
         space_retry_ms: 2,
-        writer_nice: 0,
-        ..JournalConfig::default()
+        ..JournalConfig::small()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, RwLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -17,7 +17,6 @@ use super::{
 use crate::{
     app::Gate,
     clock::Clock,
-    diagnosis::{DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::{EvidenceConfig, NoKernel, Recorder},
     incident::{
         Action, ActionKind, Diagnosis, Episode, Evidence, Holder, Intent, KnobChange, Outcome,
@@ -26,13 +25,10 @@ use crate::{
     intake::IntakeConfig,
     journal::{Journal, JournalConfig, JournalHealth, sim::Rng},
     ledger::{Index, Ledger},
-    pipeline::{self, Effects, Keeper, PipelineError, Stages, SyscallWatch},
+    pipeline::{self, PipelineError, Stages},
     remedy::{Hierarchy, LimitsConfig, Remedies, RemedyConfig},
-    report::Metrics,
     resilience,
     routing::{Handler, OnFailure, Router, RoutingConfig},
-    sampling::{Sampler, SamplingConfig},
-    verify::VerifyConfig,
 };
 
 /// Incidents in memory: all.
@@ -63,7 +59,7 @@ impl Agent {
             return Err(format!("record {} cannot be decoded: {why}", lsn.0));
         }
         let wall: Arc<dyn Clock> = clock.clone();
-        let stages = Arc::new(stages(ledger, wall.clone(), &root)?);
+        let stages = Arc::new(stages(ledger, wall.clone(), &root));
         let resumed = pipeline::resume(&stages).await;
         let resumed = resumed.map_err(|error| resilience::chain(&error))?;
         let router = router(&stages, &root);
@@ -154,18 +150,10 @@ impl Agent {
 
 fn journal() -> JournalConfig {
     JournalConfig {
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
         fast_keep_bytes: 512 << 10,
         safe_keep_bytes: 512 << 10,
-        segments_ahead: 1,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        batch_bytes_max: 32 << 10,
-        queue_bytes_max: 1 << 20,
         inline: true,
-        ..JournalConfig::default()
+        ..JournalConfig::small()
     }
 }
 
@@ -176,7 +164,7 @@ fn recorder() -> Arc<Recorder> {
     RECORDER.get_or_init(|| Arc::new(start())).clone()
 }
 
-fn stages(ledger: Ledger, wall: Arc<dyn Clock>, root: &Path) -> Result<Stages, String> {
+fn stages(ledger: Ledger, wall: Arc<dyn Clock>, root: &Path) -> Stages {
     let remedy = RemedyConfig {
         limits: LimitsConfig {
             actions_per_hour: 1000,
@@ -185,24 +173,8 @@ fn stages(ledger: Ledger, wall: Arc<dyn Clock>, root: &Path) -> Result<Stages, S
         },
         ..RemedyConfig::default()
     };
-    let sampler = Sampler::new(&SamplingConfig::default(), wall.clone());
-    Ok(Stages {
-        ledger: Arc::new(ledger),
-        sampler: sampler.map_err(|error| error.to_string())?,
-        recorder: recorder(),
-        rules: RwLock::new(Arc::new(RuleSet::default())),
-        diagnosis: DiagnosisConfig::default(),
-        gateway: Gateway::default(),
-        history: Store::new(root),
-        remedies: Arc::new(Remedies::with(&remedy, wall, Hierarchy::at(root))),
-        verify: VerifyConfig::default(),
-        window: Duration::from_secs(1),
-        syscall_watch: Duration::ZERO,
-        watch: SyscallWatch::default(),
-        effects: Effects::default(),
-        keeper: Keeper::default(),
-        metrics: Arc::new(Metrics::new()),
-    })
+    let remedies = Remedies::with(&remedy, wall.clone(), Hierarchy::at(root));
+    Stages::bare(ledger, wall, recorder(), remedies, root)
 }
 
 /// As `app::start_router`, with the handling below.

@@ -3,16 +3,17 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, bail};
-use reqwest::{Certificate, header, redirect};
+use reqwest::{Certificate, header};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::moment::Moment;
 use crate::{
+    cli::reach::{address, token as token_of},
     config::Config,
     evidence::recording::Recording,
     incident::Evidence,
-    secret::{choose_crypto, lines, single},
+    outbound,
 };
 
 /// An agent that does not answer within this is not waited for.
@@ -57,38 +58,19 @@ pub(super) struct Way<'a> {
 impl Agent {
     /// By the options, else by its own configuration. Nothing is sent yet.
     pub(super) fn new(config: &Config, way: &Way<'_>) -> anyhow::Result<Self> {
-        let intake = &config.intake;
-        let base = if let Some(url) = way.url {
-            url.to_owned()
-        } else {
-            let scheme = if intake.tls.is_some() {
-                "https"
-            } else {
-                "http"
-            };
-            // An agent that listens everywhere is found at home.
-            let address = intake.listen.replace("0.0.0.0:", "127.0.0.1:");
-            format!("{scheme}://{}", address.replace("[::]:", "[::1]:"))
-        };
+        let base = way.url.map_or_else(|| address(config), str::to_owned);
         let mut url = Url::parse(&base).with_context(|| format!("{base} is no address"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             bail!("{base} is no address of an agent: http://HOST:PORT is one");
         }
         url.set_path("/api/v1/recorder");
-        let token = way.token_file.or(intake.token_file.as_deref());
-        let token = token.map(read_token).transpose()?;
-        // reqwest wants a choice even where no TLS is spoken.
-        choose_crypto();
-        let mut http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            // The token goes to the agent and nowhere else.
-            .redirect(redirect::Policy::none())
-            .no_proxy();
+        let token = way.token_file.or(config.intake.token_file.as_deref());
+        let token = token.map(token_of).transpose()?;
+        let mut http = outbound::client().timeout(TIMEOUT);
         if url.scheme() == "http" {
             http = http.tls_certs_only(Vec::<Certificate>::new());
         } else if let Some(path) = way.ca_file {
-            let pem = std::fs::read(path)
-                .with_context(|| format!("--ca-file: cannot read {}", path.display()))?;
+            let pem = outbound::pem(path, "--ca-file")?;
             http = http.tls_certs_only(Certificate::from_pem_bundle(&pem)?);
         }
         Ok(Self {
@@ -155,16 +137,6 @@ impl Agent {
             .with_context(|| format!("{} does not answer as an agent does", self.name()))?;
         Ok((Moment::of(&glance.evidence), glance.events))
     }
-}
-
-fn read_token(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read(path)
-        .with_context(|| format!("cannot read the token in {}", path.display()))?;
-    // The agent takes several; any of them will do.
-    let first = lines(&text)
-        .next()
-        .with_context(|| format!("there is no token in {}", path.display()))?;
-    single(first).map_err(|why| anyhow::anyhow!("the token in {} {why}", path.display()))
 }
 
 /// All of a recording.

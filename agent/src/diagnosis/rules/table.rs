@@ -7,6 +7,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{FEATURES_MAX, Feature, Rule};
+use crate::diagnosis::features::is_about_somebody;
 
 /// A reading that some feature looks at.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ impl Table {
                 let reading = *numbers.entry(name).or_insert_with(|| {
                     table.asked.push(Asked {
                         name: name.to_owned(),
-                        of_culprit: name.starts_with("culprit.") || name.starts_with("bystanders."),
+                        of_culprit: is_about_somebody(name),
                     });
                     number(table.asked.len() - 1)
                 });

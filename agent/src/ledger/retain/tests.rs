@@ -17,18 +17,9 @@ use crate::{
 fn config(dir: &Path) -> JournalConfig {
     JournalConfig {
         dir: dir.join("journal"),
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
         fast_keep_bytes: 512 << 10,
         safe_keep_bytes: 512 << 10,
-        segments_ahead: 1,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        batch_bytes_max: 32 << 10,
-        queue_bytes_max: 1 << 20,
-        writer_nice: 0,
-        ..JournalConfig::default()
+        ..JournalConfig::small()
     }
 }
 

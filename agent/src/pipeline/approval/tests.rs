@@ -1,9 +1,8 @@
-use std::{collections::BTreeMap, path::Path, sync::RwLock};
+use std::{collections::BTreeMap, path::Path};
 
 use super::*;
 use crate::{
     clock::SystemClock,
-    diagnosis::{DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::{EvidenceConfig, NoKernel, Recorder},
     incident::{
         ActionKind, Alert, AlertStatus, CgroupId, Culprit, Diagnosis, Episode, Fingerprint,
@@ -11,11 +10,8 @@ use crate::{
     },
     journal::JournalConfig,
     ledger::{Ledger, State},
-    pipeline::{Effects, Keeper, SyscallWatch, resume},
+    pipeline::resume,
     remedy::{Remedies, RemedyConfig},
-    report::Metrics,
-    sampling::{Sampler, SamplingConfig},
-    verify::VerifyConfig,
 };
 
 const ID: EpisodeId = EpisodeId([7; 16]);
@@ -47,23 +43,9 @@ fn stages(dir: &Path) -> Arc<Stages> {
         ..RemedyConfig::default()
     };
     // A plain folder is no hierarchy: an action that gets as far as its target is refused there.
-    Arc::new(Stages {
-        ledger: Arc::new(ledger),
-        sampler: Sampler::new(&SamplingConfig::default(), clock.clone()).unwrap(),
-        recorder: Arc::new(Recorder::start(&evidence, Arc::new(NoKernel)).unwrap()),
-        rules: RwLock::new(Arc::new(RuleSet::default())),
-        diagnosis: DiagnosisConfig::default(),
-        gateway: Gateway::default(),
-        history: Store::new(dir),
-        remedies: Arc::new(Remedies::at(&remedy, clock, dir)),
-        verify: VerifyConfig::default(),
-        window: Duration::from_secs(1),
-        syscall_watch: Duration::ZERO,
-        watch: SyscallWatch::default(),
-        effects: Effects::default(),
-        keeper: Keeper::default(),
-        metrics: Arc::new(Metrics::new()),
-    })
+    let recorder = Arc::new(Recorder::start(&evidence, Arc::new(NoKernel)).unwrap());
+    let remedies = Remedies::at(&remedy, clock.clone(), dir);
+    Arc::new(Stages::bare(ledger, clock, recorder, remedies, dir))
 }
 
 fn alert(status: AlertStatus) -> Alert {

@@ -4,6 +4,8 @@
 //! Samples of memory follow one another closely, which makes the test believe too much; so medians of
 //! blocks are tested, not samples (30 blocks: Hamed and Rao's correction of what is left is small then).
 
+use paramedic_parts::figures::median;
+
 /// Blocks that are tested.
 const BLOCKS: usize = 30;
 /// One-sided level at which a rise counts as one.
@@ -92,16 +94,6 @@ fn upper_tail(z: f64) -> f64 {
     let series = weights.iter().rev().fold(0.0, |sum, w| (sum + w) * t);
     let tail = density * series;
     if z >= 0.0 { tail } else { 1.0 - tail }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
 }
 
 #[cfg(test)]

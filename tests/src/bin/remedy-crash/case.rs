@@ -3,11 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    mem::MaybeUninit,
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -16,8 +12,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use paramedic::incident::ActionKind;
-use paramedic_tests::tools;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use paramedic_tests::{seccomp, tools};
 
 use crate::{
     check, life,
@@ -239,7 +234,7 @@ impl Rig {
     fn live(&mut self, arm: Option<Arm>) -> anyhow::Result<usize> {
         let mut child = self.start()?;
         let mut stream = accept(&self.sweep)?;
-        let listener = handle(&stream)?;
+        let listener = seccomp::take_over(&stream).context("a life")?;
         let watch = Watch::start(listener, child.0.id(), self.dir(), arm);
         self.watches.push(watch);
         let life = self.watches.len() - 1;
@@ -368,18 +363,4 @@ fn accept(listener: &UnixListener) -> anyhow::Result<UnixStream> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The handle that a life sends first.
-fn handle(stream: &UnixStream) -> anyhow::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut into = [std::io::IoSliceMut::new(&mut byte)];
-    recvmsg(stream, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let mut handles = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut handles) => handles.next(),
-        _ => None,
-    });
-    handles.next().context("a life sent no handle")
 }

@@ -5,11 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    mem::MaybeUninit,
-    os::{
-        fd::AsFd,
-        unix::{fs::MetadataExt, net::UnixStream},
-    },
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
     sync::{Arc, RwLock},
     time::{Duration, Instant},
@@ -37,7 +33,6 @@ use paramedic::{
     verify::VerifyConfig,
 };
 use paramedic_tests::{cgroup::ROOT, seccomp};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::target;
 
@@ -95,15 +90,7 @@ impl Life {
     pub fn run(&self) -> anyhow::Result<()> {
         let mut sweep = UnixStream::connect(self.dir.join("sweep.sock")).context("the sweep")?;
         let listener = seccomp::install(seccomp::CHANGES, true)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let handles = [listener.as_fd()];
-        ensure!(
-            ancillary.push(SendAncillaryMessage::ScmRights(&handles)),
-            "no room for a handle"
-        );
-        let byte = [std::io::IoSlice::new(b"l")];
-        sendmsg(&sweep, &byte, &mut ancillary, SendFlags::empty()).context("send the handle")?;
+        seccomp::hand_over(&listener, &sweep)?;
         drop(listener);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
