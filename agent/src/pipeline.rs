@@ -5,13 +5,13 @@
 
 mod approval;
 mod effects;
+mod examine;
 mod keeper;
 mod learning;
 mod unfinished;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -26,12 +26,12 @@ pub use keeper::Keeper;
 pub use unfinished::{Resumed, abandon, leave, resume};
 pub use watch::SyscallWatch;
 
+use self::examine::examine;
 use crate::{
     diagnosis::{self, DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::Recorder,
     incident::{
         Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
-        Verdict,
     },
     ledger::{LedgerError, SharedLedger},
     remedy::{CollectError, Decision, Remedies, UndoReport, refuse},
@@ -183,85 +183,6 @@ pub async fn treat(
         stages.remedies.judged(&top.id, action, kind);
     }
     Ok(kind)
-}
-
-/// Looks and thinks; a second time where the first look could not decide and its window was a poor one:
-/// on a starved node samples come late, and the recorder may be younger than its window.
-async fn examine(stages: &Stages, episode: &Episode) -> (Arc<Evidence>, Diagnosis) {
-    let evidence = look(stages, episode, None).await;
-    let diagnosis = think(stages, episode, &evidence);
-    let conclusive = diagnosis.verdict == Verdict::Conclusive;
-    if conclusive || is_fitting(evidence.window_s, stages.window) {
-        return (Arc::new(evidence), diagnosis);
-    }
-    let window_s = evidence.window_s;
-    info!(window_s, "not conclusive on a poor window: looking again");
-    let recorder = stages.recorder.clone();
-    let mark = tokio::task::spawn_blocking(move || recorder.mark()).await;
-    tokio::time::sleep(stages.window).await;
-    let evidence = look(stages, episode, mark.ok()).await;
-    let diagnosis = think(stages, episode, &evidence);
-    (Arc::new(evidence), diagnosis)
-}
-
-/// Whether a window is neither so short that its readings are partial nor so long that the quiet before
-/// the fault thins them.
-fn is_fitting(window_s: f64, asked: Duration) -> bool {
-    let asked_s = asked.as_secs_f64();
-    (asked_s / 2.0..=asked_s * 2.0).contains(&window_s)
-}
-
-/// Joins Prometheus' series with the kernel's evidence since a moment, or of the usual window; what is
-/// missing is said, never waited for.
-async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evidence {
-    let queries = stages.rules().queries_for(&episode.alert);
-    let now = Timestamp::now();
-    let sampled = stages
-        .sampler
-        .sample(&queries, &episode.alert, now, &episode.trace);
-    let recorder = stages.recorder.clone();
-    let window = stages.window;
-    let syscall_watch = stages.syscall_watch;
-    let observed = async move {
-        tokio::time::sleep(syscall_watch).await;
-        let observe = move || match since {
-            Some(since) => recorder.evidence_since(since),
-            None => recorder.evidence(window),
-        };
-        tokio::task::spawn_blocking(observe).await
-    };
-    let (sampled, observed) = tokio::join!(sampled, observed);
-    let mut evidence = observed.unwrap_or_else(|error| {
-        warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
-        Evidence {
-            taken_at: now,
-            window_s: 0.0,
-            host: BTreeMap::new(),
-            cgroups: Vec::new(),
-            series: Vec::new(),
-            syscalls: Vec::new(),
-            series_gaps: Vec::new(),
-            coverage: Vec::new(),
-        }
-    });
-    evidence.series = sampled.series;
-    evidence.series_gaps = sampled.gaps;
-    evidence.coverage.push(sampled.coverage);
-    evidence
-}
-
-/// Pure: rules prune, Bayes ranks.
-fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
-    let begun = Instant::now();
-    let mut diagnosis = stages.gateway.decide(
-        &stages.rules(),
-        &episode.alert,
-        &episode.source,
-        evidence,
-        &stages.diagnosis,
-    );
-    diagnosis.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    diagnosis
 }
 
 /// Evidence into the safe lane, the diagnosis into the fast one.

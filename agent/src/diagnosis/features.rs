@@ -5,6 +5,8 @@
 //! - `host.forks_per_cpu_s`, `host.execs_per_cpu_s`, and the same of `culprit.`: per second and CPU;
 //! - `culprit.forks_per_busy_s`: per second of CPU time that it used. How little is done in each new
 //!   process does not depend on how much of the CPUs it got, nor on a slow or starved machine;
+//! - `culprit.runq.delay_share`: of the time that its tasks wanted to run, the share that they waited for
+//!   a CPU, 0 to 1;
 //! - `culprit.mem.exhausts_in_s`: seconds until the node's available memory is gone at the
 //!   culprit's growth; [`NEVER_S`] when it does not grow;
 //! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
@@ -176,6 +178,7 @@ const PER_CPU: &[(&str, &str)] = &[
     ("execs_per_cpu_s", "execs_per_s"),
 ];
 const PER_BUSY: &str = "forks_per_busy_s";
+const DELAY_SHARE: &str = "runq.delay_share";
 const RETRANSMIT_SHARE: &str = "tcp.retransmit_share";
 const EXHAUSTS: &str = "mem.exhausts_in_s";
 const BYSTANDERS: &[(&str, &str)] = &[
@@ -210,7 +213,7 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
             (given || per_cpu()).then_some(Scope::Host(rest))
         }
         "culprit" => {
-            let derived = rest == EXHAUSTS || rest == PER_BUSY || per_cpu();
+            let derived = [EXHAUSTS, PER_BUSY, DELAY_SHARE].contains(&rest) || per_cpu();
             (is_of_cgroup(rest) || derived).then_some(Scope::Culprit(rest))
         }
         "bystanders" => BYSTANDERS
@@ -382,6 +385,9 @@ fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Re
     if name == PER_BUSY {
         return per_busy(facts);
     }
+    if name == DELAY_SHARE {
+        return delay_share(facts);
+    }
     if let Some((_, total)) = PER_CPU.iter().find(|(per_cpu, _)| *per_cpu == name) {
         return per_cpu(evidence, *facts.readings.get(*total)?);
     }
@@ -425,6 +431,16 @@ fn per_busy(facts: &CgroupFacts) -> Option<Reading> {
     (cores.value >= 0.01).then(|| Reading {
         value: forks.value / cores.value,
         quality: forks.quality.min(cores.quality),
+    })
+}
+
+fn delay_share(facts: &CgroupFacts) -> Option<Reading> {
+    let waiting = facts.readings.get("runq.waiting")?;
+    let running = facts.readings.get("cpu.cores")?;
+    let wanted = waiting.value + running.value;
+    (wanted >= 0.01).then(|| Reading {
+        value: waiting.value / wanted,
+        quality: waiting.quality.min(running.quality),
     })
 }
 

@@ -83,12 +83,14 @@ fn is_no_disk(name: &str) -> bool {
     })
 }
 
-/// Reads the node. Only `/proc/stat` must be there; the rest is absent where it is not.
+/// Reads the node. Only `/proc/stat` must be there; the rest, and what of it is not understood, is absent.
 pub(super) fn read(files: &mut Files, hardware: &Hardware) -> Result<HostSample, EvidenceError> {
     let path = "/proc/stat";
-    let failed = |source: ProcError| EvidenceError::Proc { path, source };
-    let text = files.read(path).map_err(|error| failed(error.into()))?;
-    let stat = KernelStats::from_read(text.as_bytes(), current_system_info()).map_err(failed)?;
+    let text = files.read(path).map_err(|error| EvidenceError::Proc {
+        path,
+        source: ProcError::from(error),
+    })?;
+    let stat = KernelStats::from_read(text.as_bytes(), current_system_info()).ok();
     let stalled = [
         "/proc/pressure/cpu",
         "/proc/pressure/memory",
@@ -103,7 +105,7 @@ pub(super) fn read(files: &mut Files, hardware: &Hardware) -> Result<HostSample,
     let disks = files.read("/proc/diskstats").ok();
     let disks = disks.and_then(|text| DiskStats::from_read(text.as_bytes()).ok());
     Ok(assemble(
-        &stat,
+        stat.as_ref(),
         stalled,
         pages.unwrap_or_default(),
         memory.unwrap_or_default(),
@@ -200,24 +202,30 @@ pub(super) fn has_pressure() -> Result<(), io::Error> {
 }
 
 fn assemble(
-    stat: &KernelStats,
+    stat: Option<&KernelStats>,
     [cpu, memory, io, irq]: [Stalled; 4],
     pages: Pages,
     memory_of: Memory,
     tasks: Option<u32>,
     disks: Vec<DiskCounters>,
 ) -> HostSample {
-    let total = &stat.total;
     let or_zero = |field: Option<u64>| field.unwrap_or(0);
-    // `user` and `nice` contain `guest` and `guest_nice`.
-    let busy = total.user + total.nice + total.system + or_zero(total.irq) + or_zero(total.softirq);
-    let all = busy + total.idle + or_zero(total.iowait) + or_zero(total.steal);
     let mut counters = [Count::ABSENT; HostCounter::N];
     let mut set = |column: HostCounter, count: Count| counters[column as usize] = count;
-    set(HostCounter::CpuTotal, Count::new(all));
-    set(HostCounter::CpuBusy, Count::new(busy));
-    set(HostCounter::CpuIowait, total.iowait.into());
-    set(HostCounter::CpuSteal, total.steal.into());
+    if let Some(stat) = stat {
+        let total = &stat.total;
+        // `user` and `nice` contain `guest` and `guest_nice`.
+        let interrupts = or_zero(total.irq) + or_zero(total.softirq);
+        let busy = total.user + total.nice + total.system + interrupts;
+        let all = busy + total.idle + or_zero(total.iowait) + or_zero(total.steal);
+        set(HostCounter::CpuTotal, Count::new(all));
+        set(HostCounter::CpuBusy, Count::new(busy));
+        set(HostCounter::CpuIowait, total.iowait.into());
+        set(HostCounter::CpuSteal, total.steal.into());
+        set(HostCounter::CpuIrq, total.irq.into());
+        set(HostCounter::CpuSoftirq, total.softirq.into());
+        set(HostCounter::Forks, Count::new(stat.processes));
+    }
     set(HostCounter::PsiCpuSome, cpu.some);
     set(HostCounter::PsiCpuFull, cpu.full);
     set(HostCounter::PsiMemorySome, memory.some);
@@ -227,9 +235,6 @@ fn assemble(
     set(HostCounter::ScanDirect, pages.scanned_direct.into());
     set(HostCounter::MajorFaults, pages.major_faults.into());
     set(HostCounter::OomKills, pages.oom_kills.into());
-    set(HostCounter::Forks, Count::new(stat.processes));
-    set(HostCounter::CpuIrq, total.irq.into());
-    set(HostCounter::CpuSoftirq, total.softirq.into());
     set(HostCounter::PsiIrqFull, irq.full);
     set(HostCounter::SwapIn, pages.swapped_in.into());
     set(HostCounter::SwapOut, pages.swapped_out.into());
@@ -241,14 +246,19 @@ fn assemble(
     HostSample {
         counters,
         disks,
-        cpus: stat.cpu_time.len().max(1),
-        runnable: stat.procs_running.map(|running| running.saturating_sub(1)),
+        cpus: stat.map_or_else(cpus_online, |stat| stat.cpu_time.len().max(1)),
+        runnable: stat.and_then(|stat| Some(stat.procs_running?.saturating_sub(1))),
         memory_total: memory_of.total,
         memory_available: memory_of.available,
         swap_used: memory_of.swap_used(),
         tasks,
-        blocked: stat.procs_blocked,
+        blocked: stat.and_then(|stat| stat.procs_blocked),
     }
+}
+
+/// Where `/proc/stat` does not tell.
+fn cpus_online() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Whole disks that were ever used, the most used first.
@@ -342,7 +352,7 @@ allocstall_movable 1
     fn captured() -> HostSample {
         let info = procfs::current_system_info();
         assemble(
-            &KernelStats::from_read(STAT.as_bytes(), info).unwrap(),
+            Some(&KernelStats::from_read(STAT.as_bytes(), info).unwrap()),
             [Stalled::ABSENT; 4],
             Pages::parse(VMSTAT),
             Memory::parse(MEMINFO),
@@ -367,6 +377,21 @@ allocstall_movable 1
         assert_eq!(of(HostCounter::PsiIoSome), Count::ABSENT);
         assert_eq!(sample.blocked, Some(1));
         assert_eq!((sample.cpus, sample.runnable), (2, Some(3)));
+    }
+
+    #[test]
+    fn a_stat_that_is_not_understood_takes_nothing_else_along() {
+        let info = procfs::current_system_info();
+        assert!(KernelStats::from_read(b"".as_slice(), info).is_err());
+        let memory = Memory::parse(MEMINFO);
+        let pages = Pages::parse(VMSTAT);
+        let sample = assemble(None, [Stalled::ABSENT; 4], pages, memory, None, Vec::new());
+        let of = |column: HostCounter| sample.counters[column as usize];
+        assert_eq!(of(HostCounter::CpuBusy), Count::ABSENT);
+        assert_eq!(of(HostCounter::Forks), Count::ABSENT);
+        assert_eq!(of(HostCounter::SwapIn), Count::new(11));
+        assert_eq!((sample.runnable, sample.blocked), (None, None));
+        assert!(sample.cpus >= 1);
     }
 
     #[test]

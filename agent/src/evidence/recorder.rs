@@ -27,6 +27,7 @@ use super::{
     counters::Counter,
     kernel::{KernelProbes, ProbeStatus, SyscallPlan, WATCHED_MAX},
     sample::{Sample, Sampler},
+    scan::For,
     window::Window,
 };
 use crate::incident::{CgroupId, Evidence};
@@ -89,7 +90,7 @@ impl Recorder {
             return Err(EvidenceError::Config(problems));
         }
         let mut sampler = Sampler::new(config.clone(), probes.clone());
-        let last = sampler.sample(None)?;
+        let last = sampler.sample(None, For::Keeping)?;
         let state = State {
             sampler,
             last,
@@ -224,14 +225,14 @@ impl State {
         if self.last.at.elapsed() < FRESH {
             return None;
         }
-        let sample = self.take()?;
+        let sample = self.take(For::Asking)?;
         let window = Window::between(&self.last, &sample, config.cgroups_kept);
         Some((window, sample))
     }
 
-    fn take(&mut self) -> Option<Sample> {
+    fn take(&mut self, wanted: For) -> Option<Sample> {
         self.sampler
-            .sample(Some(&self.last))
+            .sample(Some(&self.last), wanted)
             .inspect_err(|error| warn!(error = error as &dyn std::error::Error, "no sample"))
             .ok()
     }
@@ -289,7 +290,9 @@ impl Shared {
 
     /// Closes the running window.
     fn turn(&self, state: &mut State) {
-        let Some(sample) = state.take() else { return };
+        let Some(sample) = state.take(For::Keeping) else {
+            return;
+        };
         let window = Window::between(&state.last, &sample, self.config.cgroups_kept);
         state.sampler.close_window();
         state.last = sample;

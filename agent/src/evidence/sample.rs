@@ -22,7 +22,7 @@ use super::{
     mounts::Mounts,
     node::{self, NodeSample},
     process::{self, Members, Newcomers, Processes},
-    scan::{Looker, Looks},
+    scan::{For, Looker, Looks},
     sched,
 };
 use crate::incident::CgroupId;
@@ -120,7 +120,11 @@ impl Sampler {
     }
 
     /// Takes a sample. `earlier` is the last one, if any.
-    pub(super) fn sample(&mut self, earlier: Option<&Sample>) -> Result<Sample, EvidenceError> {
+    pub(super) fn sample(
+        &mut self,
+        earlier: Option<&Sample>,
+        wanted: For,
+    ) -> Result<Sample, EvidenceError> {
         let mut parts = Parts::default();
         self.refresh_slow(Instant::now());
         parts.end("mounts");
@@ -136,7 +140,7 @@ impl Sampler {
         parts.end("probes");
         let looks = self
             .looker
-            .look(at, self.config.processes_max, cpu_time)
+            .look(at, wanted, self.config.processes_max, cpu_time)
             .clone();
         node.levels.extend(looks.zombies());
         node.sources.extend(looks.source());

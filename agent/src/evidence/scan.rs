@@ -1,6 +1,7 @@
 //! A look at every process: zombies, threads, open files. Costs some files a process, so it is taken
 //! every few seconds, and less often where there are many; and it is spread over as many samples as it
-//! takes for none of them to become much dearer by it.
+//! takes for none of them to become much dearer by it. Who asks for evidence gets a newer one, and more
+//! of it at once.
 
 use std::{
     collections::HashMap,
@@ -23,8 +24,12 @@ use crate::incident::{CgroupFacts, Reading};
 const LEAST: Duration = Duration::from_secs(2);
 /// It rests at least this many times as long as it worked.
 const REST: u32 = 500;
+/// The same while somebody asks: an alert is worth 2 % of a CPU.
+const REST_ASKED: u32 = 50;
 /// CPU time that a look may take of one sample; it goes on in the next. The first is taken whole.
 const SLICE: Duration = Duration::from_millis(2);
+/// The same while somebody asks: some thousand processes.
+const SLICE_ASKED: Duration = Duration::from_millis(100);
 /// Processes between two looks at the clock.
 const BATCH: usize = 8;
 /// `PF_KTHREAD`: threads of the kernel's have neither files nor a limit.
@@ -80,7 +85,18 @@ pub(super) struct Looker {
     looks: Looks,
     begun: Option<Begun>,
     due: Option<Instant>,
+    /// From when on somebody who asks gets another.
+    due_if_asked: Option<Instant>,
     text: Vec<u8>,
+}
+
+/// Whom a sample is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// The record.
+    Keeping,
+    /// Somebody who wants to know how things are now.
+    Asking,
 }
 
 impl Looker {
@@ -89,10 +105,15 @@ impl Looker {
     pub(super) fn look(
         &mut self,
         now: Instant,
+        wanted: For,
         processes_max: usize,
         cpu_time: impl Fn() -> Duration,
     ) -> &Looks {
-        if self.begun.is_none() && self.due.is_some_and(|due| now < due) {
+        let (due, slice) = match wanted {
+            For::Keeping => (self.due, SLICE),
+            For::Asking => (self.due_if_asked, SLICE_ASKED),
+        };
+        if self.begun.is_none() && due.is_some_and(|due| now < due) {
             return &self.looks;
         }
         let started = cpu_time();
@@ -103,14 +124,15 @@ impl Looker {
         let first = self.looks.last.is_none();
         let spent = || cpu_time().saturating_sub(started);
         while begun.some(&mut self.text) {
-            if !first && spent() >= SLICE {
+            if !first && spent() >= slice {
                 begun.took += spent();
                 self.begun = Some(begun);
                 return &self.looks;
             }
         }
         begun.took += spent();
-        self.due = now.checked_add((begun.took * REST).max(LEAST));
+        let rest = |times: u32| now.checked_add((begun.took * times).max(LEAST));
+        (self.due, self.due_if_asked) = (rest(REST), rest(REST_ASKED));
         begun.look.at = now;
         self.looks.before = self.looks.last.replace(Arc::new(begun.look));
         &self.looks
@@ -286,7 +308,7 @@ fn files_limit(folder: &str) -> Option<u64> {
 mod tests {
     use std::{fs::File, path::Path, time::Instant};
 
-    use super::{Begun, Look, Looker, Looks, Stat, files_limit, open_files, path_v2};
+    use super::{Begun, For, Look, Looker, Looks, Stat, files_limit, open_files, path_v2};
     use crate::evidence::process::cgroup_of;
 
     fn whole(processes_max: usize) -> Look {
@@ -335,11 +357,11 @@ mod tests {
         let now = Instant::now();
         let no_time = || std::time::Duration::ZERO;
         let at = |looks: &Looks| looks.source().map(|source| source.at);
-        looker.look(now, 100_000, no_time);
-        let looks = looker.look(now + super::LEAST / 2, 100_000, no_time);
+        looker.look(now, For::Keeping, 100_000, no_time);
+        let looks = looker.look(now + super::LEAST / 2, For::Asking, 100_000, no_time);
         assert_eq!(at(looks), Some(now));
         assert!(looks.before.is_none());
-        let looks = looker.look(now + super::LEAST, 100_000, no_time);
+        let looks = looker.look(now + super::LEAST, For::Keeping, 100_000, no_time);
         assert_eq!(at(looks), Some(now + super::LEAST));
         assert!(looks.before.is_some());
     }
@@ -355,12 +377,12 @@ mod tests {
             clock.set(clock.get() + Duration::from_millis(1));
             clock.get()
         };
-        looker.look(now, 200, cpu_time);
+        looker.look(now, For::Keeping, 200, cpu_time);
         let first = looker.looks.last.clone().unwrap();
         now += Duration::from_hours(1);
         let mut samples = 0;
         while looker.looks.before.is_none() {
-            looker.look(now, 200, cpu_time);
+            looker.look(now, For::Keeping, 200, cpu_time);
             samples += 1;
             now += Duration::from_secs(1);
             assert!(samples < 200);
@@ -374,5 +396,25 @@ mod tests {
         assert!(!last.by_path.is_empty() || first.by_path.is_empty());
         // It rests for as long as all its parts took.
         assert!(looker.due.unwrap() + Duration::from_secs(1) >= now + super::LEAST);
+    }
+
+    #[test]
+    fn who_asks_gets_a_newer_look() {
+        use std::{cell::Cell, time::Duration};
+        let clock = Cell::new(Duration::ZERO);
+        let cpu_time = || {
+            clock.set(clock.get() + Duration::from_millis(50));
+            clock.get()
+        };
+        let mut looker = Looker::default();
+        let now = Instant::now();
+        looker.look(now, For::Keeping, 8, cpu_time);
+        let (due, asked) = (looker.due.unwrap(), looker.due_if_asked.unwrap());
+        assert!(now + super::LEAST <= asked && asked < due);
+        let at = |looks: &Looks| looks.source().map(|source| source.at);
+        let kept = at(looker.look(asked, For::Keeping, 8, cpu_time));
+        assert_eq!(kept, Some(now));
+        while at(looker.look(asked, For::Asking, 8, cpu_time)) == Some(now) {}
+        assert_eq!(at(&looker.looks), Some(asked));
     }
 }

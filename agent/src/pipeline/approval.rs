@@ -17,7 +17,8 @@ use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 use super::{
-    PipelineError, Stages, abandon, diagnosed, examine, learning, planned, report_only, treat,
+    PipelineError, Stages, abandon, diagnosed, examine::examine, learning, planned, report_only,
+    treat,
 };
 use crate::{
     incident::{Action, Entry, EpisodeId, Intent, OutcomeKind},

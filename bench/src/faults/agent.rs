@@ -3,10 +3,11 @@
 use std::{
     ffi::CString,
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -50,7 +51,7 @@ impl Agent {
     /// Starts it; not ready yet.
     pub fn start(kept: &Kept) -> anyhow::Result<Self> {
         let folder = tools::temporary_folder()?;
-        let listen = http::free_address()?;
+        let listen = free_address()?;
         let mut config = CONFIG
             .replace("STATE", &folder.path().join("state").display().to_string())
             .replace("LISTEN", &listen.to_string());
@@ -132,6 +133,19 @@ impl Agent {
         ensure!(status.success(), "the agent ended with {status}");
         Ok(())
     }
+}
+
+/// A free address below the ports that the kernel gives out: a fault may have taken all of those.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    for _ in 0..100 {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port from 21000 on")
 }
 
 /// A folder that stays empty.

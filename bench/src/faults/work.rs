@@ -183,7 +183,7 @@ pub enum Work {
         #[arg(long)]
         backlog: i32,
     },
-    /// Sends on kept connections as much as goes
+    /// Sends on kept connections, 64 KiB at a time
     Stream {
         /// Where to
         #[arg(long)]
@@ -191,6 +191,24 @@ pub enum Work {
         /// Threads
         #[arg(long)]
         threads: usize,
+        /// Between two sends of a thread; 0 = as much as goes
+        #[arg(long, default_value_t = 0)]
+        rest_ms: u64,
+    },
+    /// Lets the kernel send packets from every CPU; ends them when it is given nothing to send to
+    Flood {
+        /// Where to
+        #[arg(long)]
+        to: Option<std::net::Ipv4Addr>,
+        /// Its hardware address
+        #[arg(long, default_value = "ff:ff:ff:ff:ff:ff")]
+        mac: String,
+        /// Of a packet
+        #[arg(long, default_value_t = 60)]
+        bytes: usize,
+        /// The device that they leave by
+        #[arg(long)]
+        device: String,
     },
     /// Connects again and again; errors do not end it
     Connect {
@@ -258,10 +276,23 @@ impl Work {
             Self::Sink { on } => network::sink(on),
             Self::Drain { on } => network::drain(on),
             Self::Deaf { on, backlog } => network::deaf(on, backlog),
-            Self::Stream { to, threads } => {
-                network::stream(to, threads);
+            Self::Stream {
+                to,
+                threads,
+                rest_ms,
+            } => {
+                network::stream(to, threads, rest_ms);
                 Ok(())
             }
+            Self::Flood {
+                to,
+                mac,
+                bytes,
+                device,
+            } => match to {
+                Some(to) => network::flood(&device, to, &mac, bytes),
+                None => network::end_flood(),
+            },
             Self::Connect { to, per_s, keep } => network::connect(to, per_s, keep),
             Self::Neighbour(habits) => neighbour::live(&habits),
         }

@@ -11,7 +11,7 @@ use crate::{
     },
     evidence::{
         kernel::{BlockCounts, Device, LATENCY_BUCKETS, SchedCounts},
-        scan::Looker,
+        scan::{For, Looker},
     },
 };
 
@@ -19,10 +19,11 @@ use crate::{
 const WITHOUT_SOURCE: [&str; 0] = [];
 
 /// Given by the diagnosis itself from others, or by the syscall pair for each call that is made.
-const DERIVED: [&str; 6] = [
+const DERIVED: [&str; 7] = [
     "forks_per_cpu_s",
     "execs_per_cpu_s",
     "forks_per_busy_s",
+    "runq.delay_share",
     "tcp.retransmit_share",
     "mem.exhausts_in_s",
     "syscall.",
@@ -79,7 +80,9 @@ fn everything(second: u64) -> Sample {
     let mut looker = Looker::default();
     for at in [0, 60] {
         let at = sample.at + Duration::from_secs(at);
-        sample.looks = looker.look(at, 100_000, || Duration::ZERO).clone();
+        sample.looks = looker
+            .look(at, For::Keeping, 100_000, || Duration::ZERO)
+            .clone();
     }
     sample
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use paramedic_parts::wait_for;
 
-use super::{FIVE, GUILTY, Injection, Leaf, Place, TEN, Undo, rate, scratch, system};
+use super::{FIVE, GUILTY, Injection, Leaf, Place, TEN, Undo, rate, system};
 use crate::faults::modules;
 
 /// Files behind the loop devices: memory in the VM.
@@ -18,6 +18,10 @@ const MEMORY: &str = "/dev/shm";
 const MOUNTS: &str = "/run/faults";
 /// Of a device that is only read.
 const DEVICE_MIB: u64 = 16;
+/// Of a device that is written and flushed: room for a filesystem with a journal.
+const FLUSHED_MIB: u64 = 64;
+/// Of one with a file that is written in no order.
+const WRITTEN_MIB: u64 = 128;
 const SECTORS_A_MIB: u64 = 2048;
 /// For a device to be let go.
 const LET_GO: std::time::Duration = std::time::Duration::from_secs(10);
@@ -52,6 +56,8 @@ fn map(name: &str, table: &str) -> anyhow::Result<(String, Undo)> {
     let made = [&["create"][..], &arguments, &[name, lines.as_str()]].concat();
     system::run("dmsetup", &made)?;
     let gone = name.to_owned();
+    // What `/dev/mapper` has is udev's matter; the kernel makes this one itself.
+    let node = node_of(name)?;
     let undo = Undo::new(move || {
         // A reader that was just killed may still hold it.
         wait_for("free device", LET_GO, || {
@@ -59,7 +65,18 @@ fn map(name: &str, table: &str) -> anyhow::Result<(String, Undo)> {
             system::run("dmsetup", &removed).map(drop)
         })
     });
-    Ok((format!("/dev/mapper/{name}"), undo))
+    Ok((node, undo))
+}
+
+/// The node that the kernel gave a mapped device.
+fn node_of(name: &str) -> anyhow::Result<String> {
+    let devices = fs::read_dir("/sys/block").context("cannot read /sys/block")?;
+    let ours = devices.flatten().find(|device| {
+        let told = fs::read_to_string(device.path().join("dm/name"));
+        told.is_ok_and(|told| told.trim() == name)
+    });
+    let device = ours.with_context(|| format!("no mapped device is named {name}"))?;
+    Ok(format!("/dev/{}", device.file_name().display()))
 }
 
 /// Makes an ext4 on a device and mounts it.
@@ -284,8 +301,25 @@ pub(super) fn errors(place: &Place<'_>) -> anyhow::Result<Injection> {
     .undoes_all([gone, unmapped, detached]))
 }
 
+/// A filesystem on a disk whose writes take as long as those of disks do: the VM's own is as quick as
+/// memory, and what waits for it waits for a CPU. The mapped device, the folder, and how to take it away.
+fn disk_that_takes(
+    name: &str,
+    mib: u64,
+    write_ms: usize,
+) -> anyhow::Result<(String, PathBuf, Vec<Undo>)> {
+    modules::load("dm-delay")?;
+    let (below, gone) = disk(name, mib)?;
+    let sectors = mib * SECTORS_A_MIB;
+    let table = format!("0 {sectors} delay {below} 0 0 {below} 0 {write_ms}");
+    let (device, unmapped) = map(&format!("faults-{name}"), &table)?;
+    let (point, unmounted) = mount(&device, name, &[], "defaults")?;
+    Ok((device, point, vec![gone, unmapped, unmounted]))
+}
+
 pub(super) fn writers(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let file = scratch(place, "written").display().to_string();
+    let (_, point, undo) = disk_that_takes("writers", WRITTEN_MIB, place.count("write_ms"))?;
+    let file = point.join("written").display().to_string();
     let leaf = Leaf::new(GUILTY)?.work(&[
         "write",
         "--file",
@@ -307,22 +341,29 @@ pub(super) fn writers(place: &Place<'_>) -> anyhow::Result<Injection> {
         })? / 1e6;
         ensure!(stalled > 0.5, "it waits for I/O {stalled:.2} of the time");
         Ok(format!("it waits for I/O {stalled:.2} of the time"))
-    }))
+    })
+    .undoes_all(undo))
 }
 
 pub(super) fn fsyncs(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let folder = place.folder.display().to_string();
+    let (device, point, undo) = disk_that_takes("fsyncs", FLUSHED_MIB, place.count("write_ms"))?;
+    let folder = point.display().to_string();
     let threads = place.count("threads").to_string();
     let leaf = Leaf::new(GUILTY)?.work(&["fsync", "--folder", &folder, "--threads", &threads])?;
-    Ok(Injection::new(vec![leaf], |_| {
-        // Flushes of the machine's one real disk: the 16th figure of its statistics.
+    let statistics = format!(
+        "/sys/class/block/{}/stat",
+        device.trim_start_matches("/dev/")
+    );
+    Ok(Injection::new(vec![leaf], move |_| {
+        // The 16th figure of a device's statistics.
         let flushes = rate(|| {
-            let text = system::read("/sys/class/block/vda/stat")?;
+            let text = system::read(&statistics)?;
             Ok(text.split_whitespace().nth(15).unwrap_or("0").parse()?)
         })?;
-        ensure!(flushes > 30.0, "{flushes:.0} flushes a second");
+        ensure!(flushes > 15.0, "{flushes:.0} flushes a second");
         Ok(format!("{flushes:.0} flushes a second"))
-    }))
+    })
+    .undoes_all(undo))
 }
 
 const ARRAY: &str = "/sys/block/md127/md";

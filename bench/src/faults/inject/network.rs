@@ -84,16 +84,26 @@ fn at(address: &str, port: u16) -> String {
 }
 
 pub(super) fn packets(place: &Place<'_>) -> anyhow::Result<Injection> {
+    modules::load("pktgen")?;
     let undo = peer()?;
-    let streams = place.count("streams").to_string();
+    let bytes = place.count("bytes").to_string();
+    let mac = system::read(format!("/sys/class/net/{NEAR}/address"))?;
     // From the other machine: its packets cost us interrupts, not programs.
-    let to = at(US, PORT);
-    let arguments = ["datagrams", "--to", &to, "--threads", &streams];
+    let to = ["--to", US, "--mac", mac.trim(), "--bytes", &bytes];
+    let arguments = [&["flood", "--device", "eth0"][..], &to].concat();
     let far = Leaf::new("far")?.work_in(FAR, &arguments)?;
     Ok(Injection::new(vec![far], |_| {
         let (_, softirq) = system::cpu_shares()?;
         ensure!(softirq >= 0.25, "softirqs take {softirq:.2} of the CPUs");
         Ok(format!("softirqs take {softirq:.2} of the CPUs"))
+    })
+    .releases(|| {
+        let own = std::env::current_exe()?;
+        let own = own.display().to_string();
+        let stop = [
+            "netns", "exec", FAR, &own, "work", "flood", "--device", "eth0",
+        ];
+        system::run("ip", &stop).map(drop)
     })
     .undoes_all(undo))
 }
@@ -108,20 +118,29 @@ fn dropped() -> anyhow::Result<u64> {
     Ok(sum)
 }
 
+/// At a pace that leaves CPU time: packets are lost for want of room, not of time.
+fn streaming<'a>(to: &'a str, threads: &'a str) -> [&'a str; 7] {
+    [
+        "stream",
+        "--to",
+        to,
+        "--threads",
+        threads,
+        "--rest-ms",
+        "25",
+    ]
+}
+
 pub(super) fn drops(place: &Place<'_>) -> anyhow::Result<Injection> {
     let undo = peer()?;
     let streams = place.count("streams").to_string();
     let (out, back) = (at(PEER, PORT), at(US, PORT));
     let far = Leaf::new("far")?
         .work_in(FAR, &["drain", "--on", &out])?
-        .work_in(FAR, &["stream", "--to", &back, "--threads", &streams])?;
-    let near = Leaf::new("near")?.work(&["drain", "--on", &back])?.work(&[
-        "stream",
-        "--to",
-        &out,
-        "--threads",
-        &streams,
-    ])?;
+        .work_in(FAR, &streaming(&back, &streams))?;
+    let near = Leaf::new("near")?
+        .work(&["drain", "--on", &back])?
+        .work(&streaming(&out, &streams))?;
     // Segment by segment, as a card hands them over.
     ip(&format!("link set dev {NEAR} gso_max_segs 1"))?;
     ip(&format!("-n {FAR} link set dev eth0 gso_max_segs 1"))?;

@@ -1,8 +1,10 @@
 //! Work for the network.
 
 use std::{
+    fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -67,12 +69,50 @@ pub(super) fn deaf(on: SocketAddr, backlog: i32) -> anyhow::Result<()> {
     forever()
 }
 
-pub(super) fn stream(to: SocketAddr, threads: usize) {
+/// Control files of the kernel's own packet generator, of this network namespace.
+const PKTGEN: &str = "/proc/net/pktgen";
+
+/// One command of a control file: each must be a write of its own.
+fn tell(file: &str, command: &str) -> anyhow::Result<()> {
+    let path = Path::new(PKTGEN).join(file);
+    fs::write(&path, command)
+        .with_context(|| format!("cannot write {command:?} to {}", path.display()))
+}
+
+/// A thread of the kernel's for each CPU sends: no cgroup is charged, as with packets from elsewhere.
+pub(super) fn flood(device: &str, to: Ipv4Addr, mac: &str, bytes: usize) -> anyhow::Result<()> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    for cpu in 0..cpus {
+        tell(&format!("kpktgend_{cpu}"), "rem_device_all")?;
+        let queue = format!("{device}@{cpu}");
+        tell(&format!("kpktgend_{cpu}"), &format!("add_device {queue}"))?;
+        for command in [
+            "count 0".to_owned(),
+            format!("pkt_size {bytes}"),
+            format!("dst {to}"),
+            format!("dst_mac {mac}"),
+        ] {
+            tell(&queue, &command)?;
+        }
+    }
+    // Returns when it has been stopped.
+    tell("pgctrl", "start")
+}
+
+pub(super) fn end_flood() -> anyhow::Result<()> {
+    tell("pgctrl", "stop")
+}
+
+pub(super) fn stream(to: SocketAddr, threads: usize, rest_ms: u64) {
     in_threads(threads, move |_| {
-        let bytes = vec![1; 16 << 10];
+        let bytes = vec![1; 64 << 10];
         loop {
             if let Ok(mut stream) = TcpStream::connect(to) {
-                while stream.write_all(&bytes).is_ok() {}
+                while stream.write_all(&bytes).is_ok() {
+                    if rest_ms > 0 {
+                        thread::sleep(Duration::from_millis(rest_ms));
+                    }
+                }
             }
             thread::sleep(AGAIN);
         }

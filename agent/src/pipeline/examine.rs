@@ -1,0 +1,186 @@
+//! Looking and thinking, for one episode: a second time where the first came too early to decide.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::Stages;
+use crate::incident::{Diagnosis, Episode, Evidence, Verdict};
+
+/// Looks and thinks; a second time, over a whole new window, where the first look could not decide and
+/// another may: see [`worth_another_look`].
+pub(super) async fn examine(stages: &Stages, episode: &Episode) -> (Arc<Evidence>, Diagnosis) {
+    let evidence = look(stages, episode, None).await;
+    let diagnosis = think(stages, episode, &evidence);
+    let Some(why) = worth_another_look(&diagnosis, evidence.window_s, stages.window) else {
+        return (Arc::new(evidence), diagnosis);
+    };
+    let window_s = evidence.window_s;
+    info!(window_s, why, "not conclusive: looking again");
+    let recorder = stages.recorder.clone();
+    let mark = tokio::task::spawn_blocking(move || recorder.mark()).await;
+    tokio::time::sleep(stages.window).await;
+    let evidence = look(stages, episode, mark.ok()).await;
+    let diagnosis = think(stages, episode, &evidence);
+    (Arc::new(evidence), diagnosis)
+}
+
+/// Why a look that could not decide is made again, if it is. On a starved node samples come late, and the
+/// recorder may be younger than its window; a fault that has just begun still has the quiet before it in
+/// the window, which thins what speaks for its cause. Not so where nothing stands out, or where decisive
+/// evidence is missing: a moment later it still will be.
+fn worth_another_look(
+    diagnosis: &Diagnosis,
+    window_s: f64,
+    asked: Duration,
+) -> Option<&'static str> {
+    if diagnosis.verdict == Verdict::Conclusive {
+        return None;
+    }
+    if !is_fitting(window_s, asked) {
+        return Some("the window was a poor one");
+    }
+    let top = diagnosis.top.first()?;
+    let mut decisive = top.features.iter().filter(|feature| feature.decisive);
+    let leans = top.posterior > 0.5 && decisive.all(|feature| feature.value.is_some());
+    leans.then_some("a cause is more likely than not")
+}
+
+/// Whether a window is neither so short that its readings are partial nor so long that the quiet before
+/// the fault thins them.
+fn is_fitting(window_s: f64, asked: Duration) -> bool {
+    let asked_s = asked.as_secs_f64();
+    (asked_s / 2.0..=asked_s * 2.0).contains(&window_s)
+}
+
+/// Joins Prometheus' series with the kernel's evidence since a moment, or of the usual window; what is
+/// missing is said, never waited for.
+async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evidence {
+    let queries = stages.rules().queries_for(&episode.alert);
+    let now = Timestamp::now();
+    let sampled = stages
+        .sampler
+        .sample(&queries, &episode.alert, now, &episode.trace);
+    let recorder = stages.recorder.clone();
+    let window = stages.window;
+    let syscall_watch = stages.syscall_watch;
+    let observed = async move {
+        tokio::time::sleep(syscall_watch).await;
+        let observe = move || match since {
+            Some(since) => recorder.evidence_since(since),
+            None => recorder.evidence(window),
+        };
+        tokio::task::spawn_blocking(observe).await
+    };
+    let (sampled, observed) = tokio::join!(sampled, observed);
+    let mut evidence = observed.unwrap_or_else(|error| {
+        warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
+        Evidence {
+            taken_at: now,
+            window_s: 0.0,
+            host: BTreeMap::new(),
+            cgroups: Vec::new(),
+            series: Vec::new(),
+            syscalls: Vec::new(),
+            series_gaps: Vec::new(),
+            coverage: Vec::new(),
+        }
+    });
+    evidence.series = sampled.series;
+    evidence.series_gaps = sampled.gaps;
+    evidence.coverage.push(sampled.coverage);
+    evidence
+}
+
+/// Pure: rules prune, Bayes ranks.
+fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
+    let begun = Instant::now();
+    let mut diagnosis = stages.gateway.decide(
+        &stages.rules(),
+        &episode.alert,
+        &episode.source,
+        evidence,
+        &stages.diagnosis,
+    );
+    diagnosis.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    diagnosis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::{FeatureTest, Hypothesis, Quality, WeighedFeature};
+
+    const WINDOW: Duration = Duration::from_secs(3);
+
+    fn diagnosis(posterior: f64, busy: Option<f64>, verdict: Verdict) -> Diagnosis {
+        let decisive = WeighedFeature {
+            id: "saturated".to_owned(),
+            says: String::new(),
+            test: FeatureTest {
+                reading: "host.cpu.busy".to_owned(),
+                at_least: Some(0.85),
+                below: None,
+            },
+            value: busy,
+            held: busy.map(|busy| busy >= 0.85),
+            quality: busy.map(|_| Quality::Good),
+            bits: 0.0,
+            decisive: true,
+        };
+        let hypothesis = Hypothesis {
+            id: "cpu-hog".to_owned(),
+            title: String::new(),
+            posterior,
+            prior: 0.1,
+            culprit: None,
+            features: vec![decisive],
+            notes: Vec::new(),
+            recovery: Vec::new(),
+            remedies: Vec::new(),
+        };
+        Diagnosis {
+            top: vec![hypothesis],
+            unknown: 1.0 - posterior,
+            excluded: Vec::new(),
+            verdict,
+            took_us: 0,
+        }
+    }
+
+    fn unsure() -> Verdict {
+        Verdict::Inconclusive("under the bar".to_owned())
+    }
+
+    #[test]
+    fn a_cause_that_is_likelier_than_not_is_looked_at_again() {
+        // Half of the window was before the fault.
+        let half = diagnosis(0.72, Some(0.62), unsure());
+        assert!(worth_another_look(&half, 3.0, WINDOW).is_some());
+    }
+
+    #[test]
+    fn what_is_decided_unlikely_or_blind_is_not() {
+        let decided = diagnosis(0.93, Some(0.97), Verdict::Conclusive);
+        assert_eq!(worth_another_look(&decided, 0.4, WINDOW), None);
+        let unlikely = diagnosis(0.3, Some(0.4), unsure());
+        assert_eq!(worth_another_look(&unlikely, 3.0, WINDOW), None);
+        let blind = diagnosis(0.72, None, unsure());
+        assert_eq!(worth_another_look(&blind, 3.0, WINDOW), None);
+        let mut nothing = unlikely;
+        nothing.top.clear();
+        assert_eq!(worth_another_look(&nothing, 3.0, WINDOW), None);
+    }
+
+    #[test]
+    fn a_poor_window_is_looked_at_again_whatever_it_said() {
+        let unlikely = diagnosis(0.3, Some(0.4), unsure());
+        assert!(worth_another_look(&unlikely, 1.0, WINDOW).is_some());
+        assert!(worth_another_look(&unlikely, 7.0, WINDOW).is_some());
+    }
+}
