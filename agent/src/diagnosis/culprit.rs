@@ -1,6 +1,6 @@
 //! Which cgroup stands out by a reading.
 
-use crate::incident::{CgroupFacts, Evidence, Reading};
+use crate::incident::{CgroupFacts, Evidence, Quality, Reading};
 
 use super::features;
 
@@ -13,9 +13,14 @@ pub(super) struct Leader<'a> {
     pub share: f64,
 }
 
+/// Part of the whole that may be nobody's without a doubt about who has the most: kernel threads and
+/// interrupts belong to no leaf.
+const UNTOLD_MAX: f64 = 0.3;
+
 /// The leaf with the largest `reading`, and its share of the whole; `None` when no leaf has any.
 /// Only leaves compete: they alone hold processes, and a parent's figure contains its children's.
-/// Equal values go to the path that sorts first.
+/// Equal values go to the path that sorts first. Where a leaf without the reading may have more than the
+/// largest that is known, the share is partial.
 pub(super) fn leader<'a>(evidence: &'a Evidence, reading: &str) -> Option<Leader<'a>> {
     let leaves = || {
         let leaves = evidence.cgroups.iter().filter(|facts| facts.leaf);
@@ -32,6 +37,15 @@ pub(super) fn leader<'a>(evidence: &'a Evidence, reading: &str) -> Option<Leader
     // What the node as a whole has seen counts too: work in cgroups that are no leaves, or not in
     // the evidence, must not make the largest of the others look guilty.
     let whole = sum.max(of_host(evidence, reading).unwrap_or(0.0));
+    let untold = whole - sum;
+    let silent = || {
+        let mut leaves = evidence.cgroups.iter().filter(|facts| facts.leaf);
+        leaves.any(|facts| features::of_facts(evidence, facts, reading).is_none())
+    };
+    let mut top = top;
+    if untold > top.value && untold > UNTOLD_MAX * whole && silent() {
+        top.quality = Quality::Partial;
+    }
     let share = if whole > 0.0 && whole.is_finite() {
         top.value / whole
     } else {

@@ -11,7 +11,8 @@
 //!   culprit's growth; [`NEVER_S`] when it does not grow;
 //! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
 //! - `culprit.syscall.NAME.{per_s,errors_per_s,p99_s,busy}`: calls of one syscall, while the pair counts;
-//!   `busy` is the seconds spent in it by all its tasks together, a second;
+//!   `busy` is the seconds spent in it by all its tasks together, a second; derived from it
+//!   `culprit.syscall.NAME.per_busy_s`: calls per second of CPU time that it used;
 //! - `errno.NAME.per_s` of both: errors that tell something, while the pair counts, and
 //!   `culprit.errno.NAME.CALL.per_s`: of one syscall;
 //! - `top_share.READING` (any reading of cgroups): share of the largest leaf in the whole, 0 to 1.
@@ -213,7 +214,9 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
             (given || per_cpu()).then_some(Scope::Host(rest))
         }
         "culprit" => {
-            let derived = [EXHAUSTS, PER_BUSY, DELAY_SHARE].contains(&rest) || per_cpu();
+            let derived = [EXHAUSTS, PER_BUSY, DELAY_SHARE].contains(&rest)
+                || per_cpu()
+                || of_calls_per_busy(rest).is_some();
             (is_of_cgroup(rest) || derived).then_some(Scope::Culprit(rest))
         }
         "bystanders" => BYSTANDERS
@@ -257,6 +260,14 @@ fn is_word(name: &str) -> bool {
 fn of_syscall(reading: &str) -> Option<(&str, &str)> {
     let (name, figure) = reading.strip_prefix("syscall.")?.rsplit_once('.')?;
     (is_word(name) && SYSCALL.contains(&figure)).then_some((name, figure))
+}
+
+/// NAME of `syscall.NAME.per_busy_s`.
+fn of_calls_per_busy(reading: &str) -> Option<&str> {
+    let name = reading
+        .strip_prefix("syscall.")?
+        .strip_suffix(".per_busy_s")?;
+    is_word(name).then_some(name)
 }
 
 /// All known names that resemble `reading`, for messages: those that end alike.
@@ -383,7 +394,11 @@ fn of_culprit(evidence: &Evidence, facts: &CgroupFacts, name: &str) -> Option<Re
         return exhausts_in(evidence, facts);
     }
     if name == PER_BUSY {
-        return per_busy(facts);
+        return per_busy(facts, *facts.readings.get("forks_per_s")?);
+    }
+    if let Some(call) = of_calls_per_busy(name) {
+        let calls = of_facts(evidence, facts, &format!("syscall.{call}.per_s"))?;
+        return per_busy(facts, calls);
     }
     if name == DELAY_SHARE {
         return delay_share(facts);
@@ -425,12 +440,11 @@ fn per_cpu(evidence: &Evidence, total: Reading) -> Option<Reading> {
 }
 
 /// Nothing is said of a cgroup that used less than a hundredth of a CPU: too few ticks to divide by.
-fn per_busy(facts: &CgroupFacts) -> Option<Reading> {
-    let forks = facts.readings.get("forks_per_s")?;
+fn per_busy(facts: &CgroupFacts, per_s: Reading) -> Option<Reading> {
     let cores = facts.readings.get("cpu.cores")?;
     (cores.value >= 0.01).then(|| Reading {
-        value: forks.value / cores.value,
-        quality: forks.quality.min(cores.quality),
+        value: per_s.value / cores.value,
+        quality: per_s.quality.min(cores.quality),
     })
 }
 

@@ -29,10 +29,12 @@ pub(super) struct Mounts {
     pub local: Vec<PathBuf>,
     /// Local filesystems beyond the limit.
     pub left_out: usize,
-    /// Devices of local filesystems that were writable when they were first seen.
+    /// Devices of local filesystems, `major:minor`.
+    seen: HashSet<String>,
+    /// Of these, those that were writable when they were first seen …
     writable: HashSet<String>,
-    /// Of these, those that are no longer; `None` where no local filesystem was ever seen.
-    pub gone_readonly: Option<usize>,
+    /// … and are no longer.
+    gone: HashSet<String>,
 }
 
 impl Mounts {
@@ -41,6 +43,17 @@ impl Mounts {
         MountInfos::from_file("/proc/self/mountinfo")
             .ok()
             .map(|infos| Self::of(&infos, earlier))
+    }
+
+    /// Filesystems that were writable and are no longer. `stopped` are the devices of those of which the
+    /// kernel's log says so. `None` where there is no local filesystem.
+    pub(super) fn gone_readonly<'a>(
+        &self,
+        stopped: impl Iterator<Item = &'a str>,
+    ) -> Option<usize> {
+        let told =
+            stopped.filter(|device| self.seen.contains(*device) && !self.gone.contains(*device));
+        (!self.seen.is_empty()).then(|| self.gone.len() + told.count())
     }
 
     fn of(infos: &MountInfos, earlier: &Self) -> Self {
@@ -80,13 +93,14 @@ impl Mounts {
             broken.contains(device)
                 || (earlier.writable.contains(device) && whole.get(device) == Some(&false))
         };
-        let gone = whole.keys().filter(|device| is_gone(device)).count();
+        let gone = whole.keys().filter(|device| is_gone(device));
+        let gone = gone.map(|device| (*device).to_owned()).collect();
         let still = |device: &&String| whole.contains_key(device.as_str());
         let mut writable: HashSet<String> =
             earlier.writable.iter().filter(still).cloned().collect();
         let now = whole.iter().filter(|(_, writable)| **writable);
         writable.extend(now.map(|(device, _)| (*device).to_owned()));
-        let gone_readonly = (!whole.is_empty()).then_some(gone);
+        let seen = whole.keys().map(|device| (*device).to_owned()).collect();
         let left_out = local.len().saturating_sub(FILESYSTEMS_MAX);
         Self {
             cgroup2: cgroup2(true)
@@ -94,8 +108,9 @@ impl Mounts {
                 .map(|mount| mount.mount_point.clone()),
             local: local.into_iter().take(FILESYSTEMS_MAX).collect(),
             left_out,
+            seen,
             writable,
-            gone_readonly,
+            gone,
         }
     }
 }
@@ -162,15 +177,22 @@ mod tests {
         };
         let healthy = line("254:0", "rw") + &line("254:1", "ro");
         let first = mounts(&healthy);
-        assert_eq!(first.gone_readonly, Some(0), "one was mounted so");
+        let gone = |mounts: &Mounts| mounts.gone_readonly(std::iter::empty());
+        assert_eq!(gone(&first), Some(0), "one was mounted so");
         let second = after(&first, &(line("254:0", "ro") + &line("254:1", "ro")));
-        assert_eq!(second.gone_readonly, Some(1));
+        assert_eq!(gone(&second), Some(1));
         let third = after(&second, &line("254:0", "ro"));
-        assert_eq!(third.gone_readonly, Some(1), "it is remembered");
-        assert_eq!(after(&third, &healthy).gone_readonly, Some(0));
+        assert_eq!(gone(&third), Some(1), "it is remembered");
+        assert_eq!(gone(&after(&third, &healthy)), Some(0));
         // Newer kernels say so themselves, whenever it happened.
         let told = mounts(&line("254:0", "rw,emergency_ro"));
-        assert_eq!(told.gone_readonly, Some(1));
-        assert_eq!(mounts("").gone_readonly, None);
+        assert_eq!(gone(&told), Some(1));
+        assert_eq!(gone(&mounts("")), None);
+        // Others say so in the kernel's log only; one that is told twice is one, and one that is not
+        // mounted is none.
+        let log = || ["254:0", "259:9"].into_iter();
+        assert_eq!(first.gone_readonly(log()), Some(1));
+        assert_eq!(third.gone_readonly(log()), Some(1));
+        assert_eq!(mounts("").gone_readonly(log()), None);
     }
 }

@@ -9,6 +9,7 @@ mod kmsg;
 mod net;
 mod ports;
 mod raid;
+mod stopped;
 mod tables;
 mod thermal;
 
@@ -111,6 +112,11 @@ struct Slow {
 }
 
 impl Reader {
+    /// Those of filesystems that the kernel has stopped writing to, by its log as last read.
+    pub(super) fn stopped(&self) -> impl Iterator<Item = &str> {
+        self.kmsg.stopped()
+    }
+
     /// Reads all that is due; counters go into the node's.
     pub(super) fn read(
         &mut self,

@@ -145,7 +145,7 @@ impl Sampler {
         node.levels.extend(looks.zombies());
         node.sources.extend(looks.source());
         parts.end("processes");
-        if let Some(count) = self.mounts.gone_readonly {
+        if let Some(count) = self.mounts.gone_readonly(self.node.stopped()) {
             node.levels.push(("fs.readonly", count as f64, true));
         }
         let (mut cgroups, found) = self.cgroups(earlier);

@@ -9,7 +9,7 @@ mod process;
 pub(super) mod system;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -300,9 +300,4 @@ fn rate(count: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
     thread::sleep(RATE_OVER);
     let after = count()?;
     Ok(after.saturating_sub(before) as f64 / begun.elapsed().as_secs_f64())
-}
-
-/// A scratch file or folder of one trial.
-fn scratch(place: &Place<'_>, name: &str) -> PathBuf {
-    place.folder.join(name)
 }

@@ -139,3 +139,51 @@ fn typos_find_their_reading() {
     );
     assert_eq!(resembling("host.weather"), None);
 }
+
+#[test]
+fn a_share_is_partial_where_somebody_unknown_may_have_more() {
+    let mut node = evidence(&[("cpu.busy", 1.0), ("cpu.count", 2.0)]);
+    node.cgroups = vec![
+        cgroup(2, "/web", true, &[("cpu.cores", 0.3)]),
+        cgroup(3, "/silent", true, &[("mem.bytes", 1e6)]),
+    ];
+    let quality = |node: &Evidence| {
+        let found = lookup(node, None, "top_share.cpu.cores");
+        found.map(|reading| (reading.value, reading.quality))
+    };
+    assert_eq!(quality(&node), Some((0.15, Quality::Partial)));
+    // Nobody else is there: the rest is the kernel's own.
+    node.cgroups.pop();
+    assert_eq!(quality(&node), Some((0.15, Quality::Good)));
+    // What is left is less than the largest has.
+    node.cgroups = vec![
+        cgroup(2, "/web", true, &[("cpu.cores", 1.2)]),
+        cgroup(3, "/silent", true, &[("mem.bytes", 1e6)]),
+    ];
+    assert_eq!(quality(&node), Some((0.6, Quality::Good)));
+}
+
+#[test]
+fn calls_and_waits_are_put_beside_the_time_that_was_used() {
+    let mut node = evidence(&[]);
+    let readings = [
+        ("cpu.cores", 0.25),
+        ("runq.waiting", 0.75),
+        ("syscall.futex.per_s", 3000.0),
+    ];
+    node.cgroups = vec![
+        cgroup(2, "/web", true, &readings),
+        cgroup(
+            3,
+            "/idle",
+            true,
+            &[("cpu.cores", 0.001), ("runq.waiting", 0.0)],
+        ),
+    ];
+    assert_eq!(value(&node, 2, "culprit.runq.delay_share"), Some(0.75));
+    let per_busy = "culprit.syscall.futex.per_busy_s";
+    assert_eq!(value(&node, 2, per_busy), Some(12_000.0));
+    assert_eq!(value(&node, 2, "culprit.syscall.read.per_busy_s"), None);
+    assert_eq!(value(&node, 3, "culprit.runq.delay_share"), None);
+    assert_eq!(value(&node, 3, per_busy), None);
+}

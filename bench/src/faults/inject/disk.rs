@@ -301,24 +301,26 @@ pub(super) fn errors(place: &Place<'_>) -> anyhow::Result<Injection> {
     .undoes_all([gone, unmapped, detached]))
 }
 
-/// A filesystem on a disk whose writes take as long as those of disks do: the VM's own is as quick as
-/// memory, and what waits for it waits for a CPU. The mapped device, the folder, and how to take it away.
-fn disk_that_takes(
+/// A filesystem on a disk whose reads and writes take as many milliseconds as those of disks do: the VM's
+/// own is as quick as memory, and what waits for it waits for a CPU. The mapped device, the folder, and
+/// how to take it away.
+pub(super) fn disk_that_takes(
     name: &str,
     mib: u64,
+    read_ms: usize,
     write_ms: usize,
 ) -> anyhow::Result<(String, PathBuf, Vec<Undo>)> {
     modules::load("dm-delay")?;
     let (below, gone) = disk(name, mib)?;
     let sectors = mib * SECTORS_A_MIB;
-    let table = format!("0 {sectors} delay {below} 0 0 {below} 0 {write_ms}");
+    let table = format!("0 {sectors} delay {below} 0 {read_ms} {below} 0 {write_ms}");
     let (device, unmapped) = map(&format!("faults-{name}"), &table)?;
     let (point, unmounted) = mount(&device, name, &[], "defaults")?;
     Ok((device, point, vec![gone, unmapped, unmounted]))
 }
 
 pub(super) fn writers(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let (_, point, undo) = disk_that_takes("writers", WRITTEN_MIB, place.count("write_ms"))?;
+    let (_, point, undo) = disk_that_takes("writers", WRITTEN_MIB, 0, place.count("write_ms"))?;
     let file = point.join("written").display().to_string();
     let leaf = Leaf::new(GUILTY)?.work(&[
         "write",
@@ -346,7 +348,7 @@ pub(super) fn writers(place: &Place<'_>) -> anyhow::Result<Injection> {
 }
 
 pub(super) fn fsyncs(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let (device, point, undo) = disk_that_takes("fsyncs", FLUSHED_MIB, place.count("write_ms"))?;
+    let (device, point, undo) = disk_that_takes("fsyncs", FLUSHED_MIB, 0, place.count("write_ms"))?;
     let folder = point.display().to_string();
     let threads = place.count("threads").to_string();
     let leaf = Leaf::new(GUILTY)?.work(&["fsync", "--folder", &folder, "--threads", &threads])?;

@@ -9,9 +9,11 @@ use std::{
 use anyhow::{Context, ensure};
 use paramedic_parts::cgroup::ROOT;
 
-use super::{GUILTY, Injection, Leaf, Place, rate, scratch, system};
+use super::{GUILTY, Injection, Leaf, Place, disk, rate, system};
 use crate::mttr::slice::Slice;
 
+/// What a filesystem takes for itself.
+const FILESYSTEM_MIB: u64 = 24;
 /// A swap file; larger than any working set of the matrix.
 const SWAP_MIB: usize = 256;
 
@@ -57,9 +59,9 @@ pub(super) fn oom(place: &Place<'_>) -> anyhow::Result<Injection> {
     }))
 }
 
-/// A file with real bytes, kept for later trials.
-fn data(place: &Place<'_>, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
-    let path = scratch(place, name);
+/// A file with real bytes, made once.
+fn data(folder: &Path, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
+    let path = folder.join(name);
     let bytes = (mib as u64) << 20;
     if fs::metadata(&path).is_ok_and(|there| there.len() == bytes) {
         return Ok(path);
@@ -82,8 +84,15 @@ fn refaults() -> anyhow::Result<f64> {
 
 pub(super) fn thrash(place: &Place<'_>) -> anyhow::Result<Injection> {
     let mut leaves = Vec::new();
+    let all = (place.count("cgroups") * place.count("working_mib")) as u64;
+    let reads = place.count("read_ms");
+    let (_, folder, undo) = disk::disk_that_takes("thrash", all + FILESYSTEM_MIB, reads, 0)?;
     for nth in 0..place.count("cgroups") {
-        let file = data(place, &format!("working-{nth}"), place.count("working_mib"))?;
+        let file = data(
+            &folder,
+            &format!("working-{nth}"),
+            place.count("working_mib"),
+        )?;
         let file = file.display().to_string();
         leaves.push(Leaf::new(&format!("pods/{nth}"))?.work(&["reread", "--file", &file])?);
     }
@@ -96,11 +105,15 @@ pub(super) fn thrash(place: &Place<'_>) -> anyhow::Result<Injection> {
         ensure!(again > 300.0, "{again:.0} pages a second are read again");
         Ok(format!("{again:.0} pages a second are read again"))
     })
+    .undoes_all(undo)
     .undoes(undone))
 }
 
 pub(super) fn squeeze(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let file = data(place, "squeezed", place.count("working_mib"))?;
+    let mib = place.count("working_mib") as u64 + FILESYSTEM_MIB;
+    let reads = place.count("read_ms");
+    let (_, folder, undo) = disk::disk_that_takes("squeeze", mib, reads, 0)?;
+    let file = data(&folder, "squeezed", place.count("working_mib"))?;
     let file = file.display().to_string();
     let leaf = Leaf::new(GUILTY)?
         .limited("memory.max", &format!("{}M", place.count("limit_mib")))?
@@ -113,11 +126,12 @@ pub(super) fn squeeze(place: &Place<'_>) -> anyhow::Result<Injection> {
         Ok(format!(
             "{hits:.0} hits of its limit and {again:.0} pages read again a second"
         ))
-    }))
+    })
+    .undoes_all(undo))
 }
 
 pub(super) fn swap(place: &Place<'_>) -> anyhow::Result<Injection> {
-    let file = data(place, "swap", SWAP_MIB)?;
+    let file = data(place.folder, "swap", SWAP_MIB)?;
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let path = file.display().to_string();
     system::run("mkswap", &[&path])?;

@@ -207,7 +207,13 @@ pub(super) fn ports(place: &Place<'_>) -> anyhow::Result<Injection> {
 const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 pub(super) fn conntrack(place: &Place<'_>) -> anyhow::Result<Injection> {
-    for module in ["nf_conntrack", "sch_ingress", "cls_matchall", "act_ct"] {
+    for module in [
+        "nf_conntrack",
+        "sch_ingress",
+        "cls_matchall",
+        "act_ct",
+        "act_gact",
+    ] {
         modules::load(module)?;
     }
     let undo = peer()?;
