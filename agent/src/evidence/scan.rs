@@ -24,12 +24,12 @@ use crate::incident::{CgroupFacts, Reading};
 const LEAST: Duration = Duration::from_secs(2);
 /// It rests at least this many times as long as it worked.
 const REST: u32 = 500;
-/// The same while somebody asks: an alert is worth 2 % of a CPU.
-const REST_ASKED: u32 = 50;
+/// The same while somebody asks: an alert is worth 5 % of a CPU.
+const REST_ASKED: u32 = 20;
 /// CPU time that a look may take of one sample; it goes on in the next. The first is taken whole.
 const SLICE: Duration = Duration::from_millis(2);
-/// The same while somebody asks: some thousand processes.
-const SLICE_ASKED: Duration = Duration::from_millis(100);
+/// The same while somebody asks: ten thousand processes on an ordinary CPU.
+const SLICE_ASKED: Duration = Duration::from_millis(300);
 /// Processes between two looks at the clock.
 const BATCH: usize = 8;
 /// `PF_KTHREAD`: threads of the kernel's have neither files nor a limit.

@@ -51,8 +51,13 @@ impl Drop for Aligned {
 }
 
 pub(super) fn write(file: &Path, threads: usize, kib: usize) -> anyhow::Result<()> {
-    let made = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
-    made.set_len(FILE_BYTES)?;
+    let mut made = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
+    // Where there is nothing yet, writers take turns to give it a place.
+    let piece = vec![1; 1 << 20];
+    for _ in 0..FILE_BYTES / piece.len() as u64 {
+        made.write_all(&piece)?;
+    }
+    made.sync_all()?;
     let path = file.to_owned();
     in_threads(threads, move |number| {
         let done = writing(&path, number, kib << 10);

@@ -75,7 +75,8 @@ const PKTGEN: &str = "/proc/net/pktgen";
 /// One command of a control file: each must be a write of its own.
 fn tell(file: &str, command: &str) -> anyhow::Result<()> {
     let path = Path::new(PKTGEN).join(file);
-    fs::write(&path, command)
+    // It takes the last character for the end of the line, whatever it is.
+    fs::write(&path, format!("{command}\n"))
         .with_context(|| format!("cannot write {command:?} to {}", path.display()))
 }
 
