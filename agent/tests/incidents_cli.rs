@@ -97,6 +97,7 @@ fn evidence(window_s: f64) -> Evidence {
         window_s,
         host: BTreeMap::new(),
         cgroups: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

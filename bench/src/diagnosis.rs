@@ -241,6 +241,7 @@ fn evidence() -> Evidence {
             })
             .collect(),
         series: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series_gaps: Vec::new(),
         coverage: Vec::new(),

@@ -220,6 +220,7 @@ impl CaseFile {
                     stats: None,
                 })
                 .collect(),
+            syscalls_s: 0.0,
             syscalls: Vec::new(),
             series_gaps: Vec::new(),
             coverage: Vec::new(),

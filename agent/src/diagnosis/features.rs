@@ -421,7 +421,13 @@ fn syscall(evidence: &Evidence, cgroup: CgroupId, reading: &str) -> Option<Readi
     let (name, figure) = of_syscall(reading)?;
     let mut calls = evidence.syscalls.iter();
     let facts = calls.find(|facts| facts.cgroup == cgroup && facts.name == name)?;
-    let per_s = |count: f64| (evidence.window_s > 0.0).then(|| count / evidence.window_s);
+    // The pair is attached when an alert comes: it has seen the last moments of the window only.
+    let counted_s = if evidence.syscalls_s > 0.0 {
+        evidence.syscalls_s
+    } else {
+        evidence.window_s
+    };
+    let per_s = |count: f64| (counted_s > 0.0).then(|| count / counted_s);
     let value = match figure {
         "per_s" => per_s(facts.calls as f64)?,
         "errors_per_s" => per_s(facts.errors as f64)?,

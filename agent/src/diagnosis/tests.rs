@@ -54,6 +54,7 @@ pub(super) fn evidence(host: &[(&str, f64)]) -> Evidence {
         host: readings(host),
         cgroups: Vec::new(),
         series: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series_gaps: Vec::new(),
         coverage: Vec::new(),

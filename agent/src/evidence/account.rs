@@ -103,6 +103,7 @@ impl Account<'_> {
             window_s: self.span_s(),
             host,
             cgroups,
+            syscalls_s: self.syscalls_s(),
             syscalls: syscalls::facts(
                 windows.iter().flat_map(|window| &window.syscalls),
                 self.syscalls_max,
@@ -126,8 +127,8 @@ impl Account<'_> {
 
     /// Seconds in which the syscall pair counted.
     fn syscalls_s(&self) -> f64 {
-        let counted = self.windows.iter().filter(|window| window.syscalls_on);
-        counted.map(|window| window.length_s()).sum()
+        let counted = self.windows.iter().map(|window| window.syscalls_counted);
+        counted.sum::<Duration>().as_secs_f64()
     }
 
     /// Whether the windows cover enough of what was asked for.

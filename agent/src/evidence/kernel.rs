@@ -3,7 +3,7 @@
 //! The trait is the border to the kernel: the probes implement it, and so does [`NoKernel`] for a
 //! host where none can be loaded. Counters only ever count up; the recorder takes differences.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{collections::HashMap, fmt, net::IpAddr, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +223,8 @@ pub struct KernelCounts {
     pub processes: HashMap<CgroupId, ProcessCounts>,
     /// By cgroup and syscall number of this architecture; empty while the pair is not attached.
     pub syscalls: HashMap<(CgroupId, u32), SyscallCounts>,
+    /// Since when the pair counts, while it is attached.
+    pub syscalls_since: Option<Instant>,
     /// Errors that tell something, by cgroup, number of the syscall and errno; empty while the pair is
     /// not attached. Of everybody's calls, each cgroup's apart; `EAGAIN` of fork and clone only,
     /// `ETIMEDOUT` not of futex.

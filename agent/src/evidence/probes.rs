@@ -62,6 +62,8 @@ struct Inner {
     idle_block: Idle<(CgroupId, Device), BlockCounts>,
     idle_edges: Idle<Edge, EdgeCounts>,
     edges_at: Option<Instant>,
+    /// Since when the syscall pair counts, while it is attached.
+    watched_since: Option<Instant>,
     places: usize,
     idle_after: Duration,
     account: Account,
@@ -102,6 +104,7 @@ impl Probes {
                 idle_block: Idle::default(),
                 idle_edges: Idle::default(),
                 edges_at: None,
+                watched_since: None,
                 places: config.cgroups_max as usize,
                 idle_after: Duration::from_secs(config.idle_s),
                 account: Account::new(config),
@@ -202,6 +205,7 @@ impl Inner {
             block,
             edges,
             syscalls: kernel.pair.counts(),
+            syscalls_since: self.watched_since,
             errnos: kernel.pair.errnos(),
             unattributed: SPECS
                 .iter()
@@ -269,6 +273,7 @@ impl KernelProbes for Probes {
             slots,
             kernel: Some(kernel),
             account,
+            watched_since,
             ..
         } = &mut *inner
         else {
@@ -306,7 +311,10 @@ impl KernelProbes for Probes {
             }
             _ => {}
         }
-        slot.state == ProbeState::Attached
+        let attached = slot.state == ProbeState::Attached;
+        // A switch begins the counts anew.
+        *watched_since = attached.then(Instant::now);
+        attached
     }
 
     fn costs(&self) -> Vec<ProbeCost> {

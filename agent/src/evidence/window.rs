@@ -5,7 +5,12 @@
 //! the leaves with the most of *any* measure are kept; `floors` remembers how much the largest of the
 //! others had, so that a sum knows how wrong it can be.
 
-use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     cgroup::{ByProcesses, CgroupSample},
@@ -59,8 +64,8 @@ pub(super) struct Window {
     /// Process events counted and lost.
     pub events: u64,
     pub lost: u64,
-    /// The syscall pair counted at its end.
-    pub syscalls_on: bool,
+    /// How long the syscall pair counted: it may have been attached in the middle.
+    pub syscalls_counted: Duration,
     pub syscalls: Box<[SyscallDelta]>,
     /// Errors that tell something.
     pub errnos: Box<[ErrnoDelta]>,
@@ -68,6 +73,16 @@ pub(super) struct Window {
     pub sched: SchedWindow,
     /// What happens to few.
     pub happenings: HappeningWindow,
+}
+
+/// For how long the syscall pair has counted between two samples.
+fn counted(earlier: &Sample, now: &Sample) -> Duration {
+    if !now.kernel.counting("syscalls") {
+        return Duration::ZERO;
+    }
+    let since = now.kernel.counts.syscalls_since;
+    let begun = since.map_or(earlier.at, |since| since.max(earlier.at));
+    now.at.saturating_duration_since(begun)
 }
 
 impl Window {
@@ -110,7 +125,7 @@ impl Window {
             execs: execs(earlier, now),
             events: events.into_iter().flatten().sum(),
             lost: now.kernel.lost.saturating_sub(earlier.kernel.lost),
-            syscalls_on: now.kernel.counting("syscalls"),
+            syscalls_counted: counted(earlier, now),
             syscalls: syscalls::between(
                 &earlier.kernel.counts.syscalls,
                 &now.kernel.counts.syscalls,
@@ -119,13 +134,6 @@ impl Window {
             sched: sched(earlier, now),
             happenings: HappeningWindow::between(earlier, now),
         }
-    }
-
-    /// Seconds.
-    pub(super) fn length_s(&self) -> f64 {
-        self.ended
-            .saturating_duration_since(self.begun)
-            .as_secs_f64()
     }
 
     /// Bytes that this window holds; paths are shared by windows, and counted for each.

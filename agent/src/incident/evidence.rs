@@ -166,6 +166,9 @@ pub struct Evidence {
     pub host: BTreeMap<String, Reading>,
     /// The cgroups that matter most by any measure; bounded by configuration.
     pub cgroups: Vec<CgroupFacts>,
+    /// Seconds of the window in which the syscall pair counted; 0 in records that did not tell.
+    #[serde(default)]
+    pub syscalls_s: f64,
     /// The syscalls that cost most, most first; bounded. Empty while the pair is not attached.
     #[serde(default)]
     pub syscalls: Vec<SyscallFacts>,

@@ -86,6 +86,7 @@ async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evi
             host: BTreeMap::new(),
             cgroups: Vec::new(),
             series: Vec::new(),
+            syscalls_s: 0.0,
             syscalls: Vec::new(),
             series_gaps: Vec::new(),
             coverage: Vec::new(),

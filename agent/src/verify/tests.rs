@@ -36,6 +36,7 @@ fn evidence(host: &[(&str, f64)], cgroups: &[u64]) -> Evidence {
                 readings: BTreeMap::new(),
             })
             .collect(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

@@ -277,6 +277,7 @@ pub fn evidence(path: &str, cgroup: CgroupId, readings: &[(&str, f64)]) -> Evide
             leaf: true,
             readings: good(readings),
         }],
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

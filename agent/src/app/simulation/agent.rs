@@ -315,6 +315,7 @@ fn evidence(stages: &Stages) -> Evidence {
         host: std::collections::BTreeMap::new(),
         cgroups: Vec::new(),
         series: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series_gaps: Vec::new(),
         coverage: Vec::new(),

@@ -66,6 +66,7 @@ fn evidence(second: i64) -> Evidence {
             cgroup(2, long, 0.3, 0.02),
             leaking(3, "/work/batch", 0.9, 0.2),
         ],
+        syscalls_s: 0.0,
         syscalls: vec![SyscallFacts {
             cgroup: CgroupId(3),
             name: "fsync".to_owned(),

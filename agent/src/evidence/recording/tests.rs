@@ -9,6 +9,7 @@ fn evidence(began: Timestamp, second: i64) -> Evidence {
         window_s: 3.0,
         host: BTreeMap::from([("cpu.busy".to_owned(), Reading::good(second as f64 / 10.0))]),
         cgroups: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

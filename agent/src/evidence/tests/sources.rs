@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use paramedic_abi::errno;
+
 use super::*;
 use crate::{
     diagnosis::{
         RuleSet,
-        features::{Scope, scope},
+        features::{Scope, lookup, scope},
         rules::Rule,
     },
     evidence::{
-        kernel::{BlockCounts, Device, LATENCY_BUCKETS, SchedCounts},
+        kernel::{BlockCounts, Device, LATENCY_BUCKETS, SchedCounts, SyscallCounts},
         scan::{For, Looker},
     },
 };
@@ -152,4 +154,35 @@ fn every_reading_that_is_given_has_a_name_that_rules_may_use() {
             "culprit.{name}"
         );
     }
+}
+
+#[test]
+fn calls_are_so_many_a_second_of_the_time_that_they_were_counted() {
+    // Attached when the alert came: a tenth of a second before the end of three.
+    let mut samples: Vec<Sample> = (0..4).map(everything).collect();
+    for sample in &mut samples {
+        sample.kernel.counts.errnos.clear();
+        sample
+            .kernel
+            .statuses
+            .retain(|status| status.name != "syscalls");
+    }
+    let attached = everything(3).kernel.statuses;
+    let last = &mut samples[3];
+    last.kernel.statuses = attached;
+    last.kernel.counts.syscalls_since = Some(last.at - Duration::from_millis(100));
+    let mut futex = SyscallCounts {
+        buckets: [0; LATENCY_BUCKETS],
+        errors: 0,
+        total_ns: 0,
+    };
+    futex.buckets[3] = 500;
+    last.kernel.counts.syscalls = HashMap::from([((CgroupId(7), 202), futex)]);
+    last.kernel.counts.errnos = HashMap::from([((CgroupId(7), 257, errno::EMFILE), 20)]);
+    let evidence = told(&samples);
+    assert!((evidence.window_s - 3.0).abs() < 1e-9);
+    assert!((evidence.syscalls_s - 0.1).abs() < 1e-9);
+    let of = |reading: &str| lookup(&evidence, Some(CgroupId(7)), reading).map(|found| found.value);
+    assert!((of("culprit.syscall.futex.per_s").unwrap() - 5000.0).abs() < 1e-6);
+    assert!((of("culprit.errno.emfile.per_s").unwrap() - 200.0).abs() < 1e-6);
 }

@@ -77,6 +77,7 @@ fn evidence(n: u64) -> Evidence {
         window_s: n as f64,
         host: BTreeMap::new(),
         cgroups: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

@@ -76,6 +76,7 @@ fn planned(diagnosis: &Diagnosis) -> Refusal {
         window_s: 1.0,
         host: BTreeMap::new(),
         cgroups: Vec::new(),
+        syscalls_s: 0.0,
         syscalls: Vec::new(),
         series: Vec::new(),
         series_gaps: Vec::new(),

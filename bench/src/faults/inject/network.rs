@@ -127,7 +127,7 @@ fn streaming<'a>(to: &'a str, threads: &'a str) -> [&'a str; 7] {
         "--threads",
         threads,
         "--rest-ms",
-        "25",
+        "150",
     ]
 }
 
