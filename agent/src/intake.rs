@@ -93,9 +93,24 @@ pub fn fresh_trace() -> TraceContext {
     TraceContext {
         // Not all zero, which would be no valid id.
         trace_id: format!("{:032x}", u128::from_be_bytes(random()) | 1),
-        span_id: format!("{:016x}", u64::from_be_bytes(random()) | 1),
+        span_id: fresh_span(),
         sampled: true,
+        begun_here: true,
     }
+}
+
+fn fresh_span() -> String {
+    format!("{:016x}", u64::from_be_bytes(random()) | 1)
+}
+
+/// The context of one of a delivery's episodes. In a trace begun here each gets a span of its own: two spans
+/// must not have one id.
+pub fn trace_of_one(delivery: &TraceContext) -> TraceContext {
+    let mut trace = delivery.clone();
+    if trace.begun_here {
+        trace.span_id = fresh_span();
+    }
+    trace
 }
 
 /// Where deliveries go.

@@ -171,6 +171,7 @@ fn fresh_trace() -> TraceContext {
         trace_id: format!("{:032x}", u128::from_be_bytes(random()) | 1),
         span_id: format!("{:016x}", u64::from_be_bytes(random()) | 1),
         sampled: false,
+        begun_here: false,
     }
 }
 

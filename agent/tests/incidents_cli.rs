@@ -72,6 +72,7 @@ fn opened(n: u64) -> Entry {
                 trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
                 span_id: "00f067aa0ba902b7".into(),
                 sampled: true,
+                begun_here: false,
             },
         },
     }

@@ -36,7 +36,7 @@ use troubles::{Kin, Troubles};
 use crate::{
     clock::{Clock, SystemClock},
     incident::{Alert, Episode, Fingerprint, TenantId},
-    intake::{AcceptError, Accepted, Delivery, EpisodeBook, IntakeConfig, Sink, Txn},
+    intake::{AcceptError, Accepted, Delivery, EpisodeBook, IntakeConfig, Sink, Txn, trace_of_one},
     ledger::{LedgerError, SharedLedger},
     report::Metrics,
     resilience::{Boxed, Deadline},
@@ -182,7 +182,7 @@ impl Inner {
             alert: Arc::new(alert),
             source: source.clone(),
             opened_at,
-            trace: trace.clone(),
+            trace: trace_of_one(&trace),
         };
         let mut left: Groups = groups.into_iter().collect();
         let mut accepted = Accepted::default();

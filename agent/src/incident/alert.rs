@@ -222,6 +222,10 @@ pub struct TraceContext {
     pub span_id: String,
     /// The sampled flag.
     pub sampled: bool,
+    /// Whether no request brought it: then `span_id` is nobody's yet, and the span of the episode's own
+    /// handling takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun_here: bool,
 }
 
 impl TraceContext {
@@ -246,6 +250,7 @@ impl TraceContext {
             trace_id: trace_id.to_owned(),
             span_id: span_id.to_owned(),
             sampled: u8::from_str_radix(flags, 16).is_ok_and(|f| f & 1 == 1),
+            begun_here: false,
         })
     }
 

@@ -43,6 +43,7 @@ fn every_entry() -> Vec<Entry> {
                     trace_id: "0".repeat(32),
                     span_id: "0".repeat(16),
                     sampled: true,
+                    begun_here: false,
                 },
             },
         },

@@ -306,6 +306,7 @@ pub fn episode(n: u8) -> Episode {
             trace_id: "1".repeat(32),
             span_id: "2".repeat(16),
             sampled: true,
+            begun_here: false,
         },
     }
 }

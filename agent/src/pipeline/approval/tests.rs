@@ -91,6 +91,7 @@ async fn proposed(stages: &Stages, lasts_s: i64) {
             trace_id: "1".repeat(32),
             span_id: "2".repeat(16),
             sampled: false,
+            begun_here: false,
         },
     };
     let diagnosis = Diagnosis {

@@ -101,6 +101,7 @@ fn planned(diagnosis: &Diagnosis) -> Refusal {
             trace_id: "1".repeat(32),
             span_id: "1".repeat(16),
             sampled: false,
+            begun_here: false,
         },
     };
     remedies

@@ -294,6 +294,7 @@ fn episode() -> anyhow::Result<Episode> {
             trace_id: "1".repeat(32),
             span_id: "2".repeat(16),
             sampled: false,
+            begun_here: false,
         },
     })
 }
