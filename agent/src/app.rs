@@ -17,7 +17,7 @@ mod standing;
 
 use std::{
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -48,6 +48,7 @@ use crate::{
     resilience,
     routing::{Drained, Handler, OnFailure, Router},
     sampling::{Sampler, SamplingError},
+    telemetry::{Exporter, Finished, OtlpError},
 };
 
 /// Why the agent could not start, or did not end well.
@@ -82,6 +83,9 @@ pub enum AppError {
     /// A sink of notifications.
     #[error("cannot set up notifications")]
     Notify(#[from] NotifyError),
+    /// The collector of traces.
+    #[error("cannot set up the export of traces")]
+    Otlp(#[from] OtlpError),
     /// What an earlier life left could not be settled.
     #[error("cannot settle what an earlier run left unfinished")]
     Resume(#[source] LedgerError),
@@ -128,6 +132,7 @@ pub struct App {
     stages: Arc<Stages>,
     probes: Arc<Probes>,
     notifier: Notifier,
+    exporter: Option<Exporter>,
 }
 
 impl App {
@@ -172,7 +177,21 @@ impl App {
             stages,
             probes,
             notifier,
+            exporter: None,
         })
+    }
+
+    /// Has these spans exported as the configuration says.
+    ///
+    /// # Errors
+    /// The way to the collector cannot be set up.
+    pub fn exporting(mut self, finished: Option<Finished>) -> Result<Self, AppError> {
+        if let (Some(config), Some(finished)) = (&self.config.telemetry.otlp, finished) {
+            let metrics = self.stages.metrics.clone();
+            let exporter = Exporter::new(config, finished, SystemClock::shared(), metrics)?;
+            self.exporter = Some(exporter);
+        }
+        Ok(self)
     }
 
     /// Settles the past, opens intake, and serves until SIGTERM or SIGINT; SIGHUP reloads rules,
@@ -184,7 +203,11 @@ impl App {
             stages,
             probes,
             notifier,
+            exporter,
         } = self;
+        let collector = exporter.as_ref().map(Exporter::breaker);
+        // Before the past is settled: what is undone then is traced as well.
+        let exporting = exporter.map(Exporter::start);
         let mut signals = Signals::new()?;
         let resumed = pipeline::resume(&stages).await.map_err(AppError::Resume)?;
         info!(
@@ -212,7 +235,7 @@ impl App {
         let report = report::routes(ReportState {
             ledger: ledger.clone(),
             metrics,
-            standing: standing::asked(stages.clone(), router.clone(), notifier),
+            standing: standing::asked(stages.clone(), router.clone(), notifier, collector),
             recorder: recorder_query(&stages, probes),
             streams: Arc::new(Semaphore::new(PAGES_MAX)),
             stop: stop.clone(),
@@ -232,6 +255,7 @@ impl App {
             reload(&stages, &config);
         }
         info!("stopping");
+        let stopping = Instant::now();
         service::stopping();
         stop.cancel();
         for (what, task) in [
@@ -248,33 +272,43 @@ impl App {
         }
         gate.close().await;
         let grace = Duration::from_millis(config.intake.shutdown_grace_ms);
-        let drained = router.drain(grace).await;
-        if drained != Drained::default() {
-            warn!(
-                queued = drained.queued,
-                cut = drained.cut,
-                "episodes are left for the next start; the journal has them"
-            );
-        }
-        stages.keeper.close().await;
-        match pipeline::leave(&stages).await {
-            Ok(0) => {}
-            Ok(undone) => info!(undone, "effects still in force were undone"),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                error!(
-                    error,
-                    "not every undoing was recorded; the next start checks them again"
-                );
-            }
-        }
-        if let Err(error) = ledger.journal().clone().close().await {
-            error!(
-                error = &error as &dyn std::error::Error,
-                "the journal did not close in time"
-            );
+        drain(&stages, &router, grace).await;
+        if let Some(exporting) = exporting {
+            // Last, and with what the episodes left of the time.
+            let left = grace.saturating_sub(stopping.elapsed());
+            exporting.end(left.max(FLUSH_MIN)).await;
         }
         Ok(())
+    }
+}
+
+/// After intake has closed: episodes get their grace time, what is in force is undone, the journal closes.
+async fn drain(stages: &Arc<Stages>, router: &Router, grace: Duration) {
+    let drained = router.drain(grace).await;
+    if drained != Drained::default() {
+        warn!(
+            queued = drained.queued,
+            cut = drained.cut,
+            "episodes are left for the next start; the journal has them"
+        );
+    }
+    stages.keeper.close().await;
+    match pipeline::leave(stages).await {
+        Ok(0) => {}
+        Ok(undone) => info!(undone, "effects still in force were undone"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            error!(
+                error,
+                "not every undoing was recorded; the next start checks them again"
+            );
+        }
+    }
+    if let Err(error) = stages.ledger.journal().clone().close().await {
+        error!(
+            error = &error as &dyn std::error::Error,
+            "the journal did not close in time"
+        );
     }
 }
 
@@ -286,6 +320,9 @@ fn recorder_query(stages: &Arc<Stages>, probes: Arc<Probes>) -> report::Recorder
             .map_err(|error| format!("the evidence cannot be written as JSON: {error}"))
     })
 }
+
+/// For the last spans, even if the episodes used up the grace time: one request to a collector that is well.
+const FLUSH_MIN: Duration = Duration::from_millis(500);
 
 /// Pages that may follow this agent live at the same time. Below `intake.connections_max`, so that
 /// Alertmanager always finds a connection.

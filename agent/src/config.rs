@@ -15,6 +15,7 @@ pub use crate::{
     report::NotifyConfig,
     routing::RoutingConfig,
     sampling::SamplingConfig,
+    telemetry::TelemetryConfig,
     verify::VerifyConfig,
 };
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub verify: VerifyConfig,
     /// Who is told of incidents.
     pub notify: NotifyConfig,
+    /// Traces.
+    pub telemetry: TelemetryConfig,
     /// The write-ahead journal. Its `dir` is `state_dir/journal` unless set.
     pub journal: JournalConfig,
 }
@@ -76,6 +79,7 @@ impl Default for Config {
             remedy: RemedyConfig::default(),
             verify: VerifyConfig::default(),
             notify: NotifyConfig::default(),
+            telemetry: TelemetryConfig::default(),
             journal: JournalConfig::default(),
         }
     }
@@ -192,6 +196,7 @@ impl Config {
         problems.extend(self.remedy.problems());
         problems.extend(self.verify.problems());
         problems.extend(self.notify.problems());
+        problems.extend(self.telemetry.problems());
         if let Err(found) = self.journal.validate() {
             problems.extend(
                 found

@@ -8,6 +8,8 @@ mod effects;
 mod examine;
 mod keeper;
 mod learning;
+#[cfg(test)]
+mod traced;
 mod unfinished;
 mod watch;
 
@@ -18,7 +20,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::sync::watch::Receiver;
-use tracing::{info, instrument, warn};
+use tracing::{Instrument, Span, debug_span, field::Empty, info, instrument, warn};
 
 pub use approval::{AnswerError, Word, answer};
 pub use effects::Effects;
@@ -31,13 +33,15 @@ use crate::{
     diagnosis::{self, DiagnosisConfig, RuleSet, gateway::Gateway, history::Store},
     evidence::Recorder,
     incident::{
-        Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind, Refusal,
+        Action, Diagnosis, Entry, Episode, EpisodeId, Evidence, Intent, Outcome, OutcomeKind,
+        Refusal,
     },
-    ledger::{LedgerError, SharedLedger},
+    ledger::{Incident, LedgerError, SharedLedger},
     remedy::{CollectError, Decision, Remedies, UndoReport, refuse},
     report::Metrics,
     resilience::blocking,
     sampling::Sampler,
+    telemetry::trace,
     verify::{self, Verifier, VerifyConfig},
 };
 
@@ -144,12 +148,25 @@ impl Stages {
 pub async fn handle(
     stages: &Arc<Stages>,
     episode: Episode,
+    resolved: Receiver<bool>,
+) -> Result<(), PipelineError> {
+    trace::begin(&episode.trace);
+    let handled = steps(stages, episode, resolved).await;
+    trace::end(&handled);
+    handled
+}
+
+/// The steps of [`handle`]; each has a span of its own.
+async fn steps(
+    stages: &Arc<Stages>,
+    episode: Episode,
     mut resolved: Receiver<bool>,
 ) -> Result<(), PipelineError> {
     // Attached from here to the verdict: the record shows what the culprit asked of the kernel.
     let _watched = stages.watch.begin(&stages.recorder);
     let (evidence, diagnosis) = examine(stages, &episode).await;
-    remember(stages, &episode, &diagnosis, &evidence).await?;
+    let remembered = remember(stages, &episode, &diagnosis, &evidence);
+    trace::stage(debug_span!("remember"), remembered).await?;
     learning::shadow(stages, &episode, &diagnosis, &evidence);
     collect(stages, &episode, &diagnosis).await?;
 
@@ -175,10 +192,13 @@ pub async fn treat(
     before: &Evidence,
     resolved: &mut Receiver<bool>,
 ) -> Result<OutcomeKind, PipelineError> {
-    act(stages, &intent).await?;
+    let Action { kind, path, .. } = &intent.action;
+    let span = debug_span!("act", action = %kind, target = %path);
+    trace::stage(span, act(stages, &intent)).await?;
     let (outcome, after) = check(stages, diagnosis, &intent, before, resolved).await;
     let (kind, action) = (outcome.kind, intent.action.kind);
-    settle(stages, intent, outcome, &after).await?;
+    let settled = settle(stages, intent, outcome, &after);
+    trace::stage(debug_span!("settle"), settled).await?;
     if let Some(top) = diagnosis.top.first() {
         stages.remedies.judged(&top.id, action, kind);
     }
@@ -243,10 +263,11 @@ async fn collect(
     let commands = stages.remedies.collections(diagnosis);
     for command in commands {
         let remedies = stages.remedies.clone();
-        let traceparent = episode.trace.traceparent();
         let name = command.name().to_owned();
-        let run =
-            tokio::task::spawn_blocking(move || remedies.collect(&command, &traceparent)).await;
+        let span = debug_span!("collect", command = name);
+        let traceparent = span.in_scope(|| trace::current(&episode.trace).traceparent());
+        let run = tokio::task::spawn_blocking(move || remedies.collect(&command, &traceparent));
+        let run = run.instrument(span).await;
         let (status, output) = match run {
             Ok(Ok(collected)) => (collected.status, collected.output),
             Ok(Err(CollectError::NotAvailable(why))) => ("not available".to_owned(), why),
@@ -269,6 +290,7 @@ async fn collect(
 }
 
 /// The one safe thing that policy, protection and budgets allow, planned with its prior values.
+#[instrument(level = "debug", skip_all, fields(decision = Empty))]
 async fn decide(
     stages: &Arc<Stages>,
     episode: &Episode,
@@ -277,10 +299,17 @@ async fn decide(
 ) -> Result<Decision, Refusal> {
     let (diagnosis, evidence) = (diagnosis.clone(), evidence.clone());
     let episode = episode.clone();
-    planned(stages, move |remedies| {
+    let decision = planned(stages, move |remedies| {
         remedies.decide(&diagnosis, &evidence, &episode, Timestamp::now())
     })
-    .await
+    .await;
+    let word = match &decision {
+        Ok(Decision::Act(_)) => "act",
+        Ok(Decision::Ask(_)) => "ask",
+        Err(refusal) => refusal.reason.as_str(),
+    };
+    Span::current().record("decision", word);
+    decision
 }
 
 /// Runs a planner, which reads files, on a thread that may block.
@@ -353,6 +382,7 @@ pub(crate) async fn act(stages: &Arc<Stages>, intent: &Intent) -> Result<(), Pip
 }
 
 /// Watches the rule's recovery tests until they hold, fail for good, or time is up.
+#[instrument(level = "debug", skip_all, fields(outcome = Empty))]
 async fn check(
     stages: &Arc<Stages>,
     diagnosis: &Diagnosis,
@@ -392,6 +422,7 @@ async fn check(
         };
         let judgement = verify::judge(&recovery, before, &after, culprit, lookup);
         if let Some(kind) = verifier.observe(Instant::now(), &judgement) {
+            Span::current().record("outcome", tracing::field::debug(kind));
             let outcome = Outcome {
                 kind,
                 checks: judgement.checks,
@@ -434,6 +465,7 @@ pub(crate) async fn settle(
 
 /// Tells the guardian, before the journal: an effect that is kept too long ends with its lease, one that
 /// is undone too early is a cure lost.
+#[instrument(level = "debug", skip_all)]
 async fn keep(stages: &Arc<Stages>, intent: &Intent) {
     let (shared, kept) = (stages.clone(), intent.clone());
     let keep = move || shared.remedies.keep(&kept);
@@ -443,7 +475,15 @@ async fn keep(stages: &Arc<Stages>, intent: &Intent) {
 }
 
 /// Restores prior values and says what was left alone. Never blocked by a breaker or a budget.
+#[instrument(level = "debug", skip_all, fields(episode = %intent.episode, action = %intent.action.kind,
+    target = %intent.action.path, reason, left_alone = Empty))]
 async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
+    // At the end of a lease, or of an earlier life's effect, no handling is around it.
+    let id = intent.episode;
+    trace::join(|| {
+        let trace = |incident: &Incident| incident.episode.trace.clone();
+        stages.ledger.with_index(|index| index.get(id).map(trace))
+    });
     let (shared, planned) = (stages.clone(), intent.clone());
     let undo = move || shared.effects.undo(&shared.remedies, &planned);
     let report = blocking(undo).await.unwrap_or_else(|_| UndoReport {
@@ -451,6 +491,7 @@ async fn undo(stages: &Arc<Stages>, intent: &Intent, reason: &str) -> Entry {
         ..UndoReport::default()
     });
     let left_alone = report.left_alone;
+    Span::current().record("left_alone", left_alone.len());
     let reason = match &report.guardian {
         Some(done) => done.reason.as_str(),
         None => reason,

@@ -6,11 +6,17 @@ use crate::{
     evidence::ProbeState,
     pipeline::Stages,
     report::{Notifier, ProbeStanding, QueueStanding, Standing},
+    resilience::{Breaker, BreakerState},
     routing::Router,
 };
 
 /// Asks every part; cheap enough for each scrape.
-pub(super) fn standing(stages: &Stages, router: &Router, notifier: &Notifier) -> Standing {
+fn standing(
+    stages: &Stages,
+    router: &Router,
+    notifier: &Notifier,
+    collector: Option<&Breaker>,
+) -> Standing {
     let queues = router.load().into_iter().map(|load| QueueStanding {
         tenant: load.tenant.to_string(),
         depth: load.depth,
@@ -31,10 +37,12 @@ pub(super) fn standing(stages: &Stages, router: &Router, notifier: &Notifier) ->
     });
     let prometheus = stages.sampler.suspects();
     let prometheus = prometheus.map(|open| ("prometheus".to_owned(), open));
+    let collector = collector.map(|it| ("otlp".to_owned(), it.state() != BreakerState::Closed));
+    let breakers = prometheus.into_iter().chain(collector);
     Standing {
         queues: queues.collect(),
         probes: probes.collect(),
-        breakers: prometheus.into_iter().chain(notifier.breakers()).collect(),
+        breakers: breakers.chain(notifier.breakers()).collect(),
     }
 }
 
@@ -43,6 +51,7 @@ pub(super) fn asked(
     stages: Arc<Stages>,
     router: Router,
     notifier: Notifier,
+    collector: Option<Arc<Breaker>>,
 ) -> Arc<dyn Fn() -> Standing + Send + Sync> {
-    Arc::new(move || standing(&stages, &router, &notifier))
+    Arc::new(move || standing(&stages, &router, &notifier, collector.as_deref()))
 }

@@ -18,8 +18,8 @@ pub(super) fn run(
     log_format: LogFormat,
     dry_run: bool,
 ) -> anyhow::Result<u8> {
-    telemetry::init(log_format);
     let mut config = Config::load_or_shipped(config).context("the configuration was refused")?;
+    let finished = telemetry::init_traced(log_format, &config.telemetry);
     config.remedy.dry_run |= dry_run;
     // Before the runtime: what its threads never had they need not give up.
     give_up_privileges(&config);
@@ -31,7 +31,7 @@ pub(super) fn run(
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let app = App::build(config).await?;
+        let app = App::build(config).await?.exporting(finished)?;
         app.run().await
     })?;
     Ok(EXIT_OK)

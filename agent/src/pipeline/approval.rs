@@ -14,7 +14,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, watch};
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 
 use super::{
     PipelineError, Stages, abandon, diagnosed, examine::examine, learning, planned, report_only,
@@ -25,6 +25,7 @@ use crate::{
     ledger::{Answer, Incident, LedgerError},
     remedy::refuse,
     resilience,
+    telemetry::trace,
 };
 
 /// Proposals that wait at the same time. More than people can look at; each is one sleeping task.
@@ -193,7 +194,10 @@ pub async fn answer(
     let (shared, stop) = (stages.clone(), stages.keeper.stop.clone());
     stages.keeper.tasks.spawn(async move {
         let own = shared.clone();
-        let mut doing = tokio::spawn(async move { carry_out(&own, id, &action).await });
+        let mut doing = tokio::spawn(async move {
+            let span = info_span!("approved", episode = %id);
+            trace::stage(span, carry_out(&own, id, &action)).await
+        });
         let ended = tokio::select! {
             ended = &mut doing => ended,
             () = stop.cancelled() => {
@@ -228,6 +232,7 @@ async fn carry_out(
         return Ok(());
     };
     let episode = &incident.episode;
+    trace::join(|| Some(episode.trace.clone()));
     let _watched = stages.watch.begin(&stages.recorder);
     let (evidence, diagnosis) = examine(stages, episode).await;
     // No diagnosis of an alert that came just now: it is not counted as one.

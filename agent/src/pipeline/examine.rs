@@ -7,10 +7,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{Instrument, Span, debug_span, field::Empty, info, instrument, warn};
 
 use super::Stages;
-use crate::incident::{Diagnosis, Episode, Evidence, Verdict};
+use crate::{
+    incident::{Diagnosis, Episode, Evidence, Verdict},
+    telemetry::trace,
+};
 
 /// Looks and thinks; a second time, over a whole new window, where the first look could not decide and
 /// another may: see [`worth_another_look`].
@@ -60,12 +63,17 @@ fn is_fitting(window_s: f64, asked: Duration) -> bool {
 
 /// Joins Prometheus' series with the kernel's evidence since a moment, or of the usual window; what is
 /// missing is said, never waited for.
+#[instrument(level = "debug", skip_all, fields(window_s = Empty))]
 async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evidence {
     let queries = stages.rules().queries_for(&episode.alert);
     let now = Timestamp::now();
-    let sampled = stages
-        .sampler
-        .sample(&queries, &episode.alert, now, &episode.trace);
+    let sampled = async {
+        // Prometheus' own spans, if it has any, are below this one.
+        let trace = trace::current(&episode.trace);
+        let sampler = &stages.sampler;
+        sampler.sample(&queries, &episode.alert, now, &trace).await
+    };
+    let sampled = sampled.instrument(debug_span!("sample", queries = queries.len()));
     let recorder = stages.recorder.clone();
     let window = stages.window;
     let syscall_watch = stages.syscall_watch;
@@ -77,6 +85,7 @@ async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evi
         };
         tokio::task::spawn_blocking(observe).await
     };
+    let observed = observed.instrument(debug_span!("observe"));
     let (sampled, observed) = tokio::join!(sampled, observed);
     let mut evidence = observed.unwrap_or_else(|error| {
         warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
@@ -92,6 +101,7 @@ async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evi
             coverage: Vec::new(),
         }
     });
+    Span::current().record("window_s", evidence.window_s);
     evidence.series = sampled.series;
     evidence.series_gaps = sampled.gaps;
     evidence.coverage.push(sampled.coverage);
@@ -99,6 +109,7 @@ async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evi
 }
 
 /// Pure: rules prune, Bayes ranks.
+#[instrument(level = "debug", skip_all, fields(cause = Empty, posterior = Empty, conclusive = Empty))]
 fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
     let begun = Instant::now();
     let mut diagnosis = stages.gateway.decide(
@@ -108,6 +119,12 @@ fn think(stages: &Stages, episode: &Episode, evidence: &Evidence) -> Diagnosis {
         evidence,
         &stages.diagnosis,
     );
+    let conclusive = diagnosis.verdict == Verdict::Conclusive;
+    Span::current().record("conclusive", conclusive);
+    if let Some(top) = diagnosis.top.first() {
+        Span::current().record("cause", top.id.as_str());
+        Span::current().record("posterior", top.posterior);
+    }
     diagnosis.took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     diagnosis
 }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{Instrument, debug_span, info, instrument, warn};
 
 use super::Stages;
 use crate::{
     diagnosis::history::Event,
     incident::{Diagnosis, Entry, Episode, Evidence},
+    telemetry::trace,
 };
 
 /// Asks the shadow in a task of its own and records both answers.
@@ -25,7 +26,11 @@ pub(super) fn shadow(
     let (stages, decided) = (stages.clone(), decided.clone());
     let (id, alert, source) = (episode.id, episode.alert.clone(), episode.source.clone());
     let evidence = evidence.clone();
-    tokio::spawn(async move {
+    // Not inside the episode's span, which would not end before this one.
+    let span = debug_span!(parent: None, "shadow", episode = %id, tenant = %episode.tenant);
+    let around = (!span.is_disabled()).then(|| trace::current(&episode.trace).into_owned());
+    let shadowed = async move {
+        trace::join(|| around);
         let (rules, config) = (stages.rules(), stages.diagnosis.clone());
         let asked = stages
             .gateway
@@ -39,10 +44,12 @@ pub(super) fn shadow(
             let error = &error as &dyn std::error::Error;
             warn!(error, "the shadow's answer was not recorded");
         }
-    });
+    };
+    tokio::spawn(shadowed.instrument(span));
 }
 
 /// A remedy for a cause has healed: that is proof, and the only kind that the agent finds itself.
+#[instrument(level = "debug", skip_all)]
 pub(super) async fn learn(stages: &Arc<Stages>, episode: &Episode, diagnosis: &Diagnosis) {
     let Some(top) = diagnosis.top.first() else {
         return;

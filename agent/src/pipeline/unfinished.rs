@@ -40,7 +40,10 @@ pub async fn resume(stages: &Arc<Stages>) -> Result<Resumed, LedgerError> {
             }
             None => {
                 let resolved = incident.resolved();
-                resumed.again.push((incident.episode, resolved));
+                let mut episode = incident.episode;
+                // The first handling had that span, and may have told others of it.
+                episode.trace.begun_here = false;
+                resumed.again.push((episode, resolved));
             }
             Some(_) if incident.rolled_back() => close(stages, &incident).await?,
             Some((intent, true)) if stages.remedies.ended(intent) => {

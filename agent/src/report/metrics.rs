@@ -96,6 +96,11 @@ struct Told {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Exported {
+    result: &'static str,
+}
+
 type GaugeF64 = Gauge<f64, AtomicU64>;
 
 /// A metric that starts as nothing, registered.
@@ -129,6 +134,7 @@ pub struct Metrics {
     misses: Counter,
     hit_ratio: GaugeF64,
     notifications: Family<Told, Counter>,
+    exported: Family<Exported, Counter>,
     journal_writable: Gauge,
 }
 
@@ -214,6 +220,11 @@ impl Metrics {
                 own,
                 "notifications",
                 "Notifications, by sink and what became of them",
+            ),
+            exported: registered(
+                own,
+                "otlp_spans",
+                "Spans for the collector of traces, by what became of them",
             ),
             journal_writable: registered(
                 own,
@@ -361,6 +372,18 @@ impl Metrics {
         self.notifications
             .get_or_create(&Told { sink, result })
             .inc_by(count);
+    }
+
+    /// What became of spans: `sent`, `failed`, `refused` or `dropped`.
+    pub fn exported(&self, result: &'static str, count: u64) {
+        self.exported
+            .get_or_create(&Exported { result })
+            .inc_by(count);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn exports(&self, result: &'static str) -> u64 {
+        self.exported.get_or_create(&Exported { result }).get()
     }
 
     /// An episode that ended without an action.
