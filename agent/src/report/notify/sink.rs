@@ -43,6 +43,8 @@ const BACKOFF: Backoff = Backoff {
     base: Duration::from_millis(500),
     max: Duration::from_secs(30),
 };
+/// Longest wait that a sink can ask for, seconds: the longest `give_up_s`.
+const AFTER_S_MAX: u64 = 3600;
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// What is sent, and until when it is worth sending.
@@ -260,6 +262,8 @@ impl Sink {
         }
         let after = answer.headers().get("retry-after");
         let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
-        Attempt::Failed(why, after.map(Duration::from_secs))
+        // No notification is tried for longer; a number of the sink's own would not do for a time.
+        let after = after.map(|seconds: u64| Duration::from_secs(seconds.min(AFTER_S_MAX)));
+        Attempt::Failed(why, after)
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     report::Metrics,
-    resilience::{Backoff, Breaker, BreakerConfig, random},
+    resilience::{Backoff, Breaker, BreakerConfig, BreakerState, random},
 };
 
 /// Spans of one request.
@@ -112,7 +112,9 @@ impl Exporter {
         };
         // What ends from here on is nobody's.
         self.finished.queue.close();
-        if timeout(within, self.flush()).await.is_err() {
+        // One that was dead a moment ago would only use up the time.
+        let well = self.breaker.state() == BreakerState::Closed;
+        if well && timeout(within, self.flush()).await.is_err() {
             warn!(
                 spans = self.batch.len() + self.finished.queue.len(),
                 "the collector did not take the last spans in time"
@@ -155,6 +157,7 @@ impl Exporter {
     /// Tries until it is taken, refused for good, or old.
     async fn deliver(&mut self) {
         let Some(body) = self.body() else {
+            self.count("failed", self.batch.len());
             return;
         };
         let breaker = self.breaker.clone();

@@ -18,6 +18,9 @@ const ANSWER_BYTES_MAX: usize = 16 << 10;
 /// Kept of what a collector says, in characters.
 const SAID_CHARS_MAX: usize = 200;
 
+/// Longest wait that a collector can ask for, seconds; spans are not kept that long.
+const AFTER_S_MAX: u64 = 3600;
+
 /// The way to the collector.
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -94,7 +97,8 @@ async fn judge(response: Response) -> Attempt {
     }
     let after = response.headers().get(header::RETRY_AFTER);
     let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
-    Attempt::Failed(why, after.map(Duration::from_secs))
+    let after = after.map(|seconds: u64| Duration::from_secs(seconds.min(AFTER_S_MAX)));
+    Attempt::Failed(why, after)
 }
 
 /// The body as far as it is read; the status has decided already.
@@ -115,4 +119,21 @@ fn plain(text: &str) -> String {
     shown
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_collector_cannot_ask_for_an_absurd_wait() {
+        let answer = axum::http::Response::builder()
+            .status(503)
+            .header("retry-after", u64::MAX)
+            .body("")
+            .unwrap();
+        let why = "status 503 Service Unavailable".to_owned();
+        let after = Some(Duration::from_secs(AFTER_S_MAX));
+        assert_eq!(judge(answer.into()).await, Attempt::Failed(why, after));
+    }
 }

@@ -140,6 +140,9 @@ async fn after_three_failures_the_collector_is_left_alone() {
         () = opens => {}
     }
     assert_eq!(collector.requests().len(), 3);
+    // Nor at the end, whatever time there is.
+    exporter.start().end(Duration::from_mins(1)).await;
+    assert_eq!(collector.requests().len(), 3);
 }
 
 #[tokio::test]
