@@ -1,6 +1,7 @@
 //! `paramedic …`: one file a subcommand. Exit codes: 0 ok, 1 findings, 2 usage or trouble.
 
 pub(crate) mod ab;
+mod alert;
 mod answer;
 pub(crate) mod check;
 pub(crate) mod diagnose;
@@ -12,6 +13,7 @@ mod place;
 pub(crate) mod probes;
 mod reach;
 pub(crate) mod record;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod test_rules;
 pub(crate) mod top;
@@ -76,6 +78,8 @@ enum Command {
     Ab(ab::Args),
     /// Watch this host for a while and write its evidence to a file; changes nothing else
     Record(record::Args),
+    /// Rank recordings and past incidents under two rule sets; exits 1 if their answers differ
+    Replay(replay::Args),
     /// Watch a running agent's evidence, or a recording, in the terminal; `--once` prints one frame
     Top(top::Args),
     /// What attaches on this kernel, what falls back and why; exits 1 if anything falls back
@@ -135,6 +139,7 @@ impl Cli {
             Command::Incidents(args) => incidents::incidents(args),
             Command::Journal(args) => journal::journal(&args),
             Command::Record(args) => record::record(&args),
+            Command::Replay(args) => replay::replay(&args),
             Command::Probes(args) => probes::probes(&args),
             Command::Completions(args) => Ok(words::completions(&args)),
             Command::Man(args) => words::manual(&args),

@@ -8,15 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use jiff::Timestamp;
 
-use super::EXIT_OK;
+use super::{EXIT_OK, alert::AlertFile};
 use crate::{
     app::{AppError, load_rules},
     config::Config,
     diagnosis::{self, RuleSet, causal, explain},
     evidence::{Recorder, probes::Probes, recording::Recording},
-    incident::{Alert, AlertStatus, Evidence, Fingerprint, Source},
+    incident::{Alert, Evidence, Source},
 };
 
 /// Arguments of `paramedic diagnose`.
@@ -35,6 +34,8 @@ pub struct Args {
     /// Second of the recording; its last one if left out
     #[arg(long, value_name = "SECONDS", requires = "replay")]
     at: Option<f64>,
+    #[command(flatten)]
+    alert: AlertFile,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -44,9 +45,9 @@ pub struct Args {
 pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     if let Some(path) = &args.replay {
         if path.is_dir() {
-            if args.config.is_some() || args.at.is_some() {
+            if args.config.is_some() || args.at.is_some() || args.alert.is_given() {
                 bail!(
-                    "--config and --at are for recordings, {} is a case folder",
+                    "--config, --at and --alert are for recordings, {} is a case folder",
                     path.display()
                 );
             }
@@ -56,6 +57,7 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     }
     let config = Config::load_or_shipped(args.config.as_deref())?;
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+    let called = args.alert.read(&config.intake)?;
     let probes = Arc::new(Probes::start(&config.probes));
     let recorder = Recorder::start(&config.evidence, probes).context("cannot start the readers")?;
     recorder.watch_syscalls(true);
@@ -63,13 +65,14 @@ pub(super) fn diagnose(args: &Args) -> anyhow::Result<u8> {
     let window = Duration::from_secs(args.seconds);
     std::thread::sleep(window);
     let evidence = recorder.evidence(window + config.evidence.period());
-    tell(args, &rules, &config, &evidence)
+    tell(args, &called, &rules, &config, &evidence)
 }
 
 /// The same of a recording: what the rules are given is all that differs.
 fn replay_recording(args: &Args, path: &Path) -> anyhow::Result<u8> {
     let config = Config::load_or_shipped(args.config.as_deref())?;
     let rules = load_rules(&config.rules).map_err(|findings| AppError::Rules { findings })?;
+    let called = args.alert.read(&config.intake)?;
     let recording = Recording::read(path, args.at)?;
     if !args.json {
         println!(
@@ -77,17 +80,18 @@ fn replay_recording(args: &Args, path: &Path) -> anyhow::Result<u8> {
             recording.at_s, recording.records, recording.header.began, recording.header.kernel
         );
     }
-    tell(args, &rules, &config, &recording.evidence)
+    tell(args, &called, &rules, &config, &recording.evidence)
 }
 
-fn tell(args: &Args, rules: &RuleSet, config: &Config, evidence: &Evidence) -> anyhow::Result<u8> {
-    let answer = diagnosis::diagnose(
-        rules,
-        &by_hand(evidence.taken_at),
-        &Source::Manual,
-        evidence,
-        &config.diagnosis,
-    );
+fn tell(
+    args: &Args,
+    called: &(Alert, Source),
+    rules: &RuleSet,
+    config: &Config,
+    evidence: &Evidence,
+) -> anyhow::Result<u8> {
+    let (alert, source) = called;
+    let answer = diagnosis::diagnose(rules, alert, source, evidence, &config.diagnosis);
     if args.json {
         let out = serde_json::json!({ "diagnosis": answer, "evidence": evidence });
         println!("{}", serde_json::to_string_pretty(&out)?);
@@ -112,17 +116,4 @@ fn replay(path: &Path, json: bool) -> anyhow::Result<u8> {
         print!("{}", causal::ranking_text(&ranking));
     }
     Ok(EXIT_OK)
-}
-
-/// The alert that nobody sent.
-fn by_hand(starts_at: Timestamp) -> Alert {
-    let labels = [("alertname".to_owned(), "manual".to_owned())].into();
-    Alert {
-        status: AlertStatus::Firing,
-        fingerprint: Fingerprint::of(&labels),
-        labels,
-        annotations: [].into(),
-        starts_at,
-        ends_at: None,
-    }
 }
