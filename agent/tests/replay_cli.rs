@@ -136,7 +136,7 @@ fn a_recording_of_this_host_is_ranked_under_both_sets() {
     let (code, said) = told(&["replay", &file, "--rules", &shipped]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 moments, all the same"), "{said}");
-    assert!(said.contains("0 of 1 recording differ"), "{said}");
+    assert!(said.contains("0 of 1 recordings differ"), "{said}");
 
     let always = written(dir.path(), "always.yaml", ALWAYS);
     let (code, said) = told(&["replay", &file, "--rules", &always]);
@@ -176,7 +176,7 @@ fn what_differs_is_shown_from_when_to_when() {
         "culprit  - /batch",
         "action   - throttle-cpu 0.5@act",
         "         + none",
-        "1 of 1 recording differ",
+        "1 of 1 recordings differ",
     ] {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }

@@ -30,7 +30,7 @@ use stretch::Subject;
 #[command(after_help = REPLAY_EXITS)]
 pub struct Args {
     /// Files of `paramedic record`
-    #[arg(value_name = "RECORDING", required_unless_present = "state")]
+    #[arg(value_name = "RECORDING")]
     recordings: Vec<PathBuf>,
     /// The rules in question, a folder or a file; several times for one set of several
     #[arg(long, value_name = "DIR", required = true)]
@@ -122,6 +122,9 @@ impl Comparison {
 
 /// Compares and prints.
 pub(super) fn replay(args: &Args) -> anyhow::Result<u8> {
+    if args.recordings.is_empty() && args.state.is_none() {
+        bail!("name files of `paramedic record`, or an agent's state directory with --state");
+    }
     let config = Config::load_or_shipped(args.config.as_deref())?;
     let refused = |findings| AppError::Rules { findings };
     let (before, against) = if args.against.is_empty() {

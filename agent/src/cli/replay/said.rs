@@ -101,7 +101,7 @@ impl Said {
     /// In what another answer differs, in the order in which people read.
     pub(super) fn differences(&self, other: &Self) -> Vec<Difference> {
         let differ = [
-            (!self.compared().eq(other.compared()), Difference::Ranking),
+            (!self.ids().eq(other.ids()), Difference::Ranking),
             (self.conclusive != other.conclusive, Difference::Verdict),
             (self.culprit != other.culprit, Difference::Culprit),
             (self.action != other.action, Difference::Action),
@@ -112,12 +112,14 @@ impl Said {
             .collect()
     }
 
-    fn compared(&self) -> impl Iterator<Item = &str> {
+    /// The places that are compared.
+    pub(super) fn compared(&self) -> impl Iterator<Item = &Ranked> {
         let worth = |place: &&Ranked| place.posterior >= LEAST;
-        self.ranking
-            .iter()
-            .filter(worth)
-            .map(|place| place.id.as_str())
+        self.ranking.iter().filter(worth)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &str> {
+        self.compared().map(|place| place.id.as_str())
     }
 }
 

@@ -103,8 +103,8 @@ fn tell(what: Difference, said: &Said) -> String {
     let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
     match what {
         Difference::Ranking => {
-            let places = said.ranking.iter();
-            let places: Vec<String> = places
+            let places: Vec<String> = said
+                .compared()
                 .map(|place| format!("{} {:.0}\u{a0}%", place.id, place.posterior * 100.0))
                 .collect();
             places.join(", ")
@@ -126,16 +126,12 @@ fn summary(comparison: &Comparison) -> String {
     let mut parts = Vec::new();
     let (differ, all) = of(|of| matches!(of, Of::Recording(_)));
     if all > 0 {
-        parts.push(format!(
-            "{differ} of {} differ",
-            count(all, "recording", "recordings")
-        ));
+        parts.push(format!("{differ} of {all} recordings differ"));
     }
     if let Some(incidents) = &comparison.incidents {
         let (differ, with) = of(|of| matches!(of, Of::Incident { .. }));
         parts.push(format!(
-            "{differ} of {} with evidence differ, {} had none",
-            count(with, "incident", "incidents"),
+            "{differ} of {with} incidents with evidence differ, {} had none",
             incidents.without_evidence
         ));
     }
