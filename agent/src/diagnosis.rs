@@ -8,6 +8,7 @@
 //! - [`features`]: readings by name, derived ones included;
 //! - `culprit`: which cgroup stands out;
 //! - `bayes`: weights of evidence, posteriors, caps and the verdict;
+//! - `doubt`: the interval of a posterior;
 //! - [`causal`]: another strategy, for entities of a system: series, a call graph and one alert;
 //! - [`history`]: what verified outcomes teach the priors;
 //! - [`gateway`]: A decides, B shadows;
@@ -19,6 +20,7 @@ mod bayes;
 pub mod cases;
 pub mod causal;
 mod culprit;
+mod doubt;
 mod explain;
 pub mod features;
 pub mod gateway;

@@ -13,7 +13,8 @@ pub use alert::{
     Alert, AlertStatus, Episode, EpisodeId, Fingerprint, Source, TenantId, TraceContext,
 };
 pub use diagnosis::{
-    Culprit, Diagnosis, DualResult, FeatureTest, Hypothesis, Shadow, Verdict, WeighedFeature,
+    Culprit, Diagnosis, DualResult, FeatureTest, Hypothesis, Interval, Shadow, Verdict,
+    WeighedFeature,
 };
 pub use evidence::{
     CgroupFacts, CgroupId, Coverage, Evidence, Quality, Reading, Series, SeriesGap, SeriesQuery,

@@ -6,6 +6,8 @@
 //! posteriors that sum to 1. Features of one group count once (strongest for, strongest against), as
 //! they are one symptom. Then caps: what they take away goes to `none`.
 //!
+//! Of the reported three it is said how sure their posteriors are of themselves (`doubt`).
+//!
 //! Ranking works on numbers alone and allocates nothing per feature; words are made for the three that
 //! are reported.
 
@@ -20,6 +22,7 @@ use super::{
     DiagnosisConfig, RuleSet,
     answers::Answers,
     culprit::Leader,
+    doubt,
     features::Readings,
     rules::{FEATURES_MAX, Feature, Rule, Selector, table::Weight},
 };
@@ -28,7 +31,7 @@ use super::{
 const TOP: usize = 3;
 /// What is left of the prior of a hypothesis of which no decisive reading is known: nobody looked, so
 /// most of its share belongs to "none of the known causes". More than a failed decisive test leaves.
-const UNSEEN: f64 = 0.12;
+pub(super) const UNSEEN: f64 = 0.12;
 
 /// Ranks the causes of one alert. Deterministic; `took_us` is left 0 for the caller, who has the
 /// clock.
@@ -68,12 +71,16 @@ pub fn diagnose(
         .map(|candidate| candidate.cap(config))
         .sum();
     let unknown = (unknown + taken).min(1.0);
-    // Words only for those that are reported.
+    // Words and doubts only for those that are reported.
     candidates.truncate(TOP);
-    let top: Vec<Hypothesis> = candidates
-        .iter()
-        .map(|candidate| candidate.report(&mut readings, config))
-        .collect();
+    let (mut top, mut doubts, mut caps) = (Vec::with_capacity(TOP), [0.0; TOP], [0.0; TOP]);
+    for (at, candidate) in candidates.iter().enumerate() {
+        let (hypothesis, doubt) = candidate.report(&mut readings, config);
+        top.push(hypothesis);
+        doubts[at] = doubt;
+        caps[at] = candidate.bearable(config).0;
+    }
+    doubt::set_intervals(&mut top, &doubts, &caps);
     let verdict = verdict(&candidates, &top, unknown, config);
     Diagnosis {
         top,
@@ -186,7 +193,7 @@ struct Candidate<'a> {
 }
 
 /// Bits of each feature of a rule, in the rule's order.
-type Bits = [f64; FEATURES_MAX];
+pub(super) type Bits = [f64; FEATURES_MAX];
 
 impl<'a> Candidate<'a> {
     fn weigh(
@@ -203,7 +210,7 @@ impl<'a> Candidate<'a> {
             let Some(reading) = reading(weight.reading) else {
                 continue;
             };
-            bits[at] = weigh(weight, reading, config);
+            bits[at] = weigh(weight.bits(reading.value), reading.quality, config);
             seen |= weight.decisive;
             partial_at[at] = reading.quality == Quality::Partial;
         }
@@ -225,10 +232,11 @@ impl<'a> Candidate<'a> {
 
     /// The most that its evidence can bear, and why.
     fn bearable(&self, config: &DiagnosisConfig) -> (f64, &'static str) {
-        if self.partial && config.partial_cap < config.posterior_cap {
-            (config.partial_cap, "it rests on partial readings")
+        let cap = cap_of(self.partial, config);
+        if cap < config.posterior_cap {
+            (cap, "it rests on partial readings")
         } else {
-            (config.posterior_cap, "no rule is always right")
+            (cap, "no rule is always right")
         }
     }
 
@@ -244,13 +252,16 @@ impl<'a> Candidate<'a> {
         before - cap
     }
 
-    fn report(&self, readings: &mut Readings<'a>, config: &DiagnosisConfig) -> Hypothesis {
+    /// In words; and the variance of its evidence in nats², see [`doubt`].
+    fn report(&self, readings: &mut Readings<'a>, config: &DiagnosisConfig) -> (Hypothesis, f64) {
         let mut notes: Vec<String> = self.culprit.note().into_iter().collect();
         let mut features: Vec<WeighedFeature> = Vec::with_capacity(self.rule.features.len());
         let mut bits: Bits = [0.0; FEATURES_MAX];
         for (at, (feature, weight)) in self.rule.features.iter().zip(self.weights).enumerate() {
             let reading = readings.get(self.culprit.id(), &feature.test.reading);
-            bits[at] = reading.map_or(0.0, |reading| weigh(weight, reading, config));
+            bits[at] = reading.map_or(0.0, |reading| {
+                weigh(weight.bits(reading.value), reading.quality, config)
+            });
             features.push(weighed(feature, reading));
         }
         let mut dropped: Vec<&str> = Vec::new();
@@ -261,8 +272,12 @@ impl<'a> Candidate<'a> {
             let again = dropped.join(", ");
             notes.push(format!("not counted again (same symptom): {again}"));
         }
-        for (feature, bits) in features.iter_mut().zip(bits) {
-            feature.bits = bits;
+        let mut doubt = 0.0;
+        for ((told, feature), bits) in features.iter_mut().zip(&self.rule.features).zip(bits) {
+            told.bits = bits;
+            if let (true, Some(held), Some(quality)) = (bits != 0.0, told.held, told.quality) {
+                doubt += trust(quality, config).powi(2) * doubt::of_feature(feature, held);
+            }
         }
         features.sort_by(|a, b| {
             b.bits
@@ -276,27 +291,48 @@ impl<'a> Candidate<'a> {
                 "posterior capped at {cap} (from {before:.4}): {why}"
             ));
         }
-        Hypothesis {
+        let hypothesis = Hypothesis {
             id: self.rule.id.clone(),
             title: self.rule.title.clone(),
             posterior: self.posterior,
+            interval: None,
             prior: self.prior,
             culprit: self.culprit.culprit(),
             features,
             notes,
             recovery: self.rule.recovery.clone(),
             remedies: self.rule.remedies.clone(),
-        }
+        };
+        (hypothesis, doubt)
+    }
+
+    /// Whether its rule asks for a culprit and nobody stands out.
+    fn lacks_culprit(&self) -> bool {
+        let asked = self.rule.culprit.as_ref().is_some_and(|c| c.required);
+        asked && self.culprit.id().is_none()
     }
 }
 
 /// Bits of evidence of one feature.
-fn weigh(weight: &Weight, reading: Reading, config: &DiagnosisConfig) -> f64 {
-    let trust = match reading.quality {
+pub(super) fn weigh(bits: f64, quality: Quality, config: &DiagnosisConfig) -> f64 {
+    trust(quality, config) * bits
+}
+
+/// How much of its weight a reading keeps.
+fn trust(quality: Quality, config: &DiagnosisConfig) -> f64 {
+    match quality {
         Quality::Good => 1.0,
         Quality::Partial => config.partial_weight,
-    };
-    trust * weight.bits(reading.value)
+    }
+}
+
+/// The most that a posterior may be.
+pub(super) fn cap_of(partial: bool, config: &DiagnosisConfig) -> f64 {
+    if partial {
+        config.partial_cap.min(config.posterior_cap)
+    } else {
+        config.posterior_cap
+    }
 }
 
 fn weighed(feature: &Feature, reading: Option<Reading>) -> WeighedFeature {
@@ -314,7 +350,11 @@ fn weighed(feature: &Feature, reading: Option<Reading>) -> WeighedFeature {
 
 /// Leaves of each group the strongest weight for and the strongest against, and tells which others
 /// were dropped.
-fn count_groups_once(weights: &[Weight], bits: &mut Bits, mut dropped: impl FnMut(usize)) {
+pub(super) fn count_groups_once(
+    weights: &[Weight],
+    bits: &mut Bits,
+    mut dropped: impl FnMut(usize),
+) {
     let all = *bits;
     for (i, weight) in weights.iter().enumerate() {
         if weight.group == 0 || all[i] == 0.0 {
@@ -381,7 +421,7 @@ fn verdict(
         format!("decisive evidence speaks against {id}: {failed}")
     } else if !partial.is_empty() && !config.decisive_may_be_partial {
         format!("decisive evidence for {id} is partial: {partial}")
-    } else if told.culprit.is_none() && top.rule.culprit.as_ref().is_some_and(|c| c.required) {
+    } else if top.lacks_culprit() {
         format!("{id} needs a culprit, and no cgroup stands out")
     } else if posterior < config.act_threshold {
         let bar = config.act_threshold;

@@ -1,6 +1,6 @@
 //! A diagnosis as text for a tired person: who, how sure, why, why not, and what is missing.
 
-use crate::incident::{Diagnosis, Hypothesis, Quality, Verdict, WeighedFeature};
+use crate::incident::{Diagnosis, Hypothesis, Interval, Quality, Verdict, WeighedFeature};
 
 /// Widest line; leaves room for a caller's indentation within 100 columns.
 const COLUMNS: usize = 86;
@@ -16,10 +16,10 @@ const NO_BREAK: &str = "\u{a0}";
 pub fn explain(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
     let widest = diagnosis.top.iter().map(|top| top.id.len()).max();
-    let headline = |rank: &str, id: &str, posterior: f64, title: &str| {
-        let (width, percent) = (widest.unwrap_or(0).max(7), posterior * 100.0);
-        let bar = bar(posterior);
-        format!("{rank:<3}{id:<width$}  {bar} {percent:>3.0} %  {title}")
+    let (width, ranges) = (widest.unwrap_or(0).max(7), ranges(diagnosis));
+    let headline = |rank: &str, id: &str, posterior: f64, range: &str, title: &str| {
+        let (bar, percent) = (bar(posterior), posterior * 100.0);
+        format!("{rank:<3}{id:<width$}  {bar} {percent:>3.0} %{range}  {title}")
     };
     for (rank, hypothesis) in diagnosis.top.iter().enumerate() {
         put(
@@ -28,6 +28,7 @@ pub fn explain(diagnosis: &Diagnosis) -> String {
                 &format!("{}.", rank + 1),
                 &hypothesis.id,
                 hypothesis.posterior,
+                &ranges[rank],
                 &hypothesis.title,
             ),
         );
@@ -40,7 +41,13 @@ pub fn explain(diagnosis: &Diagnosis) -> String {
     }
     put(
         &mut text,
-        &headline("", "unknown", diagnosis.unknown, "none of the known causes"),
+        &headline(
+            "",
+            "unknown",
+            diagnosis.unknown,
+            &" ".repeat(ranges.first().map_or(0, |range| range.chars().count())),
+            "none of the known causes",
+        ),
     );
     for (id, because) in &diagnosis.excluded {
         put(&mut text, &format!("   excluded {id}: {because}"));
@@ -50,6 +57,23 @@ pub fn explain(diagnosis: &Diagnosis) -> String {
         Verdict::Inconclusive(why) => put(&mut text, &format!("verdict: inconclusive, {why}")),
     }
     text
+}
+
+/// ` (77 to 99)` for each of the ranking, all of one width; empty in records of old, which have none.
+fn ranges(diagnosis: &Diagnosis) -> Vec<String> {
+    let range = |Interval { low, high }| {
+        let (low, high) = (low * 100.0, high * 100.0);
+        format!(" ({low:.0}{NO_BREAK}to{NO_BREAK}{high:.0})")
+    };
+    let tops = diagnosis.top.iter();
+    let told: Vec<String> = tops
+        .map(|top| top.interval.map_or_else(String::new, range))
+        .collect();
+    let widest = told.iter().map(|range| range.chars().count()).max();
+    let width = widest.unwrap_or(0);
+    told.iter()
+        .map(|range| format!("{range:<width$}"))
+        .collect()
 }
 
 fn bar(part: f64) -> String {

@@ -25,8 +25,9 @@ const FRESH_S: f64 = 3600.0;
 const HALF_LIFE_S: f64 = 30.0 * 86_400.0;
 /// Weight of a fresh lesson next to one that has begun to fade.
 const FRESH_WEIGHT: f64 = 2.0;
-/// How many lessons the rules' own priors are worth together.
-const STRENGTH: f64 = 60.0;
+/// How many lessons the rules' own priors are worth together; and, for how sure a posterior is of itself,
+/// each of their likelihoods.
+pub(super) const STRENGTH: f64 = 60.0;
 /// A learned prior lies within this factor of the declared one, up and down.
 const FACTOR_MAX: f64 = 4.0;
 /// Lessons kept; older ones have faded to nothing long before.

@@ -15,7 +15,10 @@ use jiff::Timestamp;
 use super::{DiagnosisConfig, RuleSet, cases, cases::CaseFile};
 use crate::{
     cli::{check::check_rules, test_rules::test_rules},
-    incident::{Alert, AlertStatus, CgroupFacts, CgroupId, Evidence, Fingerprint, Reading, Source},
+    incident::{
+        Alert, AlertStatus, CgroupFacts, CgroupId, Evidence, Fingerprint, Hypothesis, Reading,
+        Source,
+    },
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -67,6 +70,22 @@ pub(super) fn cgroup(id: u64, path: &str, leaf: bool, pairs: &[(&str, f64)]) -> 
         path: path.to_owned(),
         leaf,
         readings: readings(pairs),
+    }
+}
+
+/// Of no rule, and without evidence.
+pub(super) fn hypothesis(id: &str, posterior: f64, prior: f64) -> Hypothesis {
+    Hypothesis {
+        id: id.to_owned(),
+        title: String::new(),
+        posterior,
+        interval: None,
+        prior,
+        culprit: None,
+        features: Vec::new(),
+        notes: Vec::new(),
+        recovery: Vec::new(),
+        remedies: Vec::new(),
     }
 }
 

@@ -75,6 +75,15 @@ pub struct WeighedFeature {
     pub decisive: bool,
 }
 
+/// Where a probability lies.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// 0 to 1.
+    pub low: f64,
+    /// Not less than `low`, 1 at most.
+    pub high: f64,
+}
+
 /// One candidate cause.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hypothesis {
@@ -84,6 +93,9 @@ pub struct Hypothesis {
     pub title: String,
     /// Probability after all evidence, capped by quality; 0 to 1.
     pub posterior: f64,
+    /// Where it lies with 90 %, as far as likelihoods and priors are known; none in records of old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Probability before the evidence, normalised among the candidates.
     pub prior: f64,
     /// Who, when the rule names a culprit and one stands out.

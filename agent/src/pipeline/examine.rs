@@ -155,6 +155,7 @@ mod tests {
             id: "cpu-hog".to_owned(),
             title: String::new(),
             posterior,
+            interval: None,
             prior: 0.1,
             culprit: None,
             features: vec![decisive],

@@ -239,6 +239,7 @@ pub fn blame(path: &str, cgroup: CgroupId, remedies: Vec<Suggestion>) -> Diagnos
             id: "test".to_owned(),
             title: "a test".to_owned(),
             posterior: 0.95,
+            interval: None,
             prior: 0.5,
             culprit: Some(Culprit {
                 cgroup,

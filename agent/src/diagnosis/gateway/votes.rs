@@ -138,6 +138,7 @@ fn hypothesis(vote: Vote<'_>, all: f64) -> Hypothesis {
         id: vote.rule.id.clone(),
         title: vote.rule.title.clone(),
         posterior: vote.share / all,
+        interval: None,
         prior: vote.rule.prior,
         culprit: vote.culprit,
         features: Vec::new(),

@@ -50,7 +50,12 @@ impl Weight {
 
     /// Bits of a complete reading of this (finite) value.
     pub(in crate::diagnosis) fn bits(&self, value: f64) -> f64 {
-        if value >= self.at_least && value < self.below {
+        self.bits_if(value >= self.at_least && value < self.below)
+    }
+
+    /// Bits of a complete reading, by whether the test holds.
+    pub(in crate::diagnosis) fn bits_if(&self, held: bool) -> f64 {
+        if held {
             self.held_bits
         } else {
             self.missed_bits

@@ -28,7 +28,7 @@ hypotheses:
     features:
       - {id: f5, reading: host.fs.used, at_least: 1, given_cause: 0.97, otherwise: 0.02, decisive: true, says: f5}
 ";
-const READINGS: [&str; 5] = [
+pub(super) const READINGS: [&str; 5] = [
     "cpu.busy",
     "cpu.iowait",
     "cpu.steal",
@@ -36,11 +36,11 @@ const READINGS: [&str; 5] = [
     "fs.used",
 ];
 
-fn two() -> RuleSet {
+pub(super) fn two() -> RuleSet {
     RuleSet::parse([(Path::new("two.yaml"), RULES)]).unwrap()
 }
 
-fn ask(rules: &RuleSet, evidence: &Evidence) -> Diagnosis {
+pub(super) fn ask(rules: &RuleSet, evidence: &Evidence) -> Diagnosis {
     diagnose(
         rules,
         &alert("x"),
@@ -64,12 +64,12 @@ fn sum(diagnosis: &Diagnosis) -> f64 {
 }
 
 /// Every state of every reading: 0 fails, 1 holds, 2 is missing.
-fn states() -> impl Iterator<Item = [usize; 5]> {
+pub(super) fn states() -> impl Iterator<Item = [usize; 5]> {
     (0..3_usize.pow(5))
         .map(|n| std::array::from_fn(|i| n / 3_usize.pow(u32::try_from(i).unwrap()) % 3))
 }
 
-fn in_state(state: [usize; 5]) -> Evidence {
+pub(super) fn in_state(state: [usize; 5]) -> Evidence {
     let mut evidence = evidence(&[]);
     for (name, state) in READINGS.iter().zip(state) {
         if let Some(value) = [Some(0.0), Some(1.0), None][state] {
@@ -284,6 +284,9 @@ proptest! {
         for top in &got.top {
             prop_assert!((0.0..=0.99).contains(&top.posterior), "{}", top.posterior);
             prop_assert!(top.features.iter().all(|f| f.bits.is_finite()));
+            let range = top.interval.unwrap();
+            prop_assert!(0.0 <= range.low && range.low <= top.posterior, "{range:?}");
+            prop_assert!(top.posterior <= range.high && range.high <= 0.99, "{range:?}");
             prop_assert!(top.culprit.as_ref().is_none_or(|c| c.value.is_finite()));
         }
         prop_assert!(got.top.is_sorted_by(|a, b| a.posterior >= b.posterior));

@@ -99,6 +99,7 @@ async fn proposed(stages: &Stages, lasts_s: i64) {
             id: "cpu-hog".to_owned(),
             title: "a hog".to_owned(),
             posterior: 0.95,
+            interval: None,
             prior: 0.1,
             culprit: Some(Culprit {
                 cgroup: CgroupId(42),

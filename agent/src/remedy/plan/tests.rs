@@ -48,6 +48,7 @@ fn diagnosis(verdict: Verdict, culprit: Option<Culprit>, actions: &[ActionKind])
             id: "cpu-hog".to_owned(),
             title: "a hog".to_owned(),
             posterior: 0.95,
+            interval: None,
             prior: 0.1,
             culprit,
             features: Vec::new(),

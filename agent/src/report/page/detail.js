@@ -68,6 +68,7 @@ const hypothesis = (h, first) => el("details", { class: "card hyp", open: first 
       sized(el("i"), { width: `${Math.round(h.posterior * 100)}%` })),
     el("span", { class: "num" }, words.percent(h.posterior))),
   el("p", {}, h.title),
+  h.interval && el("p", { class: "quiet" }, `with 90 % between ${words.percent(h.interval.low)} and ${words.percent(h.interval.high)}`),
   h.culprit && el("p", { class: "mono" }, `${h.culprit.path} (${h.culprit.chosen_by} ${words.number(h.culprit.value)})`),
   evidence(h.features),
   h.notes.length > 0 && el("ul", { class: "quiet" }, h.notes.map((note) => el("li", {}, note))));

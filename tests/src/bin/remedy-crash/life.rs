@@ -241,6 +241,7 @@ impl Life {
                 id: "scripted".to_owned(),
                 title: "scripted".to_owned(),
                 posterior: 0.95,
+                interval: None,
                 prior: 0.5,
                 culprit: Some(Culprit {
                     cgroup: CgroupId(fs::metadata(&dir)?.ino()),
