@@ -9,6 +9,7 @@
 //! - `culprit`: which cgroup stands out;
 //! - `bayes`: weights of evidence, posteriors, caps and the verdict;
 //! - `doubt`: the interval of a posterior;
+//! - `turning`: what would change the verdict;
 //! - [`causal`]: another strategy, for entities of a system: series, a call graph and one alert;
 //! - [`history`]: what verified outcomes teach the priors;
 //! - [`gateway`]: A decides, B shadows;
@@ -26,6 +27,7 @@ pub mod features;
 pub mod gateway;
 pub mod history;
 pub mod rules;
+mod turning;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@
 //! posteriors that sum to 1. Features of one group count once (strongest for, strongest against), as
 //! they are one symptom. Then caps: what they take away goes to `none`.
 //!
-//! Of the reported three it is said how sure their posteriors are of themselves (`doubt`).
+//! Of the reported three it is said how sure their posteriors are of themselves (`doubt`), and of the first
+//! what would change the verdict (`turning`).
 //!
 //! Ranking works on numbers alone and allocates nothing per feature; words are made for the three that
 //! are reported.
@@ -25,6 +26,7 @@ use super::{
     doubt,
     features::Readings,
     rules::{FEATURES_MAX, Feature, Rule, Selector, table::Weight},
+    turning,
 };
 
 /// How many hypotheses are reported.
@@ -66,6 +68,10 @@ pub fn diagnose(
             .total_cmp(&a.posterior)
             .then_with(|| a.rule.id.cmp(&b.rule.id))
     });
+    let shares = Shares {
+        unknown,
+        rest: unknown + candidates.iter().skip(1).map(|c| c.posterior).sum::<f64>(),
+    };
     let taken: f64 = candidates
         .iter_mut()
         .map(|candidate| candidate.cap(config))
@@ -82,6 +88,11 @@ pub fn diagnose(
     }
     doubt::set_intervals(&mut top, &doubts, &caps);
     let verdict = verdict(&candidates, &top, unknown, config);
+    if let (Some(first), Some(told)) = (candidates.first(), top.first_mut()) {
+        let conclusive = verdict == Verdict::Conclusive;
+        let turning = first.turning(conclusive, shares, &mut readings, config);
+        told.notes.extend(turning);
+    }
     Diagnosis {
         top,
         unknown,
@@ -190,6 +201,15 @@ struct Candidate<'a> {
     partial: bool,
     /// The posterior before it was capped, if it was.
     capped_from: Option<f64>,
+}
+
+/// What the first competes with, before any cap.
+#[derive(Clone, Copy)]
+struct Shares {
+    /// Of none of the known causes.
+    unknown: f64,
+    /// Of all others and of none of the known causes.
+    rest: f64,
 }
 
 /// Bits of each feature of a rule, in the rule's order.
@@ -310,6 +330,30 @@ impl<'a> Candidate<'a> {
     fn lacks_culprit(&self) -> bool {
         let asked = self.rule.culprit.as_ref().is_some_and(|c| c.required);
         asked && self.culprit.id().is_none()
+    }
+
+    /// As the first: what would change the verdict, in words.
+    fn turning(
+        &self,
+        conclusive: bool,
+        shares: Shares,
+        readings: &mut Readings<'a>,
+        config: &DiagnosisConfig,
+    ) -> Option<String> {
+        let mut known = [None; FEATURES_MAX];
+        for (known, feature) in known.iter_mut().zip(&self.rule.features) {
+            *known = readings.get(self.culprit.id(), &feature.test.reading);
+        }
+        let first = turning::First {
+            rule: self.rule,
+            weights: self.weights,
+            readings: &known[..self.weights.len()],
+            posterior: self.capped_from.unwrap_or(self.posterior),
+            rest: shares.rest,
+            unknown: shares.unknown,
+            lacks_culprit: self.lacks_culprit(),
+        };
+        turning::sentence(&first, conclusive, config)
     }
 }
 

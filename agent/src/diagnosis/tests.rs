@@ -3,6 +3,7 @@
 mod ranking;
 mod readings;
 mod rule_files;
+mod turning;
 
 use std::{
     collections::BTreeMap,
