@@ -170,7 +170,7 @@ fn calls_are_so_many_a_second_of_the_time_that_they_were_counted() {
     let attached = everything(3).kernel.statuses;
     let last = &mut samples[3];
     last.kernel.statuses = attached;
-    last.kernel.counts.syscalls_since = Some(last.at - Duration::from_millis(100));
+    last.kernel.counts.syscalls_since = last.at.checked_sub(Duration::from_millis(100));
     let mut futex = SyscallCounts {
         buckets: [0; LATENCY_BUCKETS],
         errors: 0,
