@@ -27,7 +27,7 @@ const UNITS: [&str; 3] = [
     "paramedic.slice",
 ];
 /// Numbers of `linux/capability.h`.
-const CAPABILITIES: [(u32, &str); 10] = [
+const CAPABILITIES: [(u32, &str); 11] = [
     (1, "CAP_DAC_OVERRIDE"),
     (5, "CAP_KILL"),
     (6, "CAP_SETGID"),
@@ -36,6 +36,7 @@ const CAPABILITIES: [(u32, &str); 10] = [
     (21, "CAP_SYS_ADMIN"),
     (23, "CAP_SYS_NICE"),
     (24, "CAP_SYS_RESOURCE"),
+    (34, "CAP_SYSLOG"),
     (38, "CAP_PERFMON"),
     (39, "CAP_BPF"),
 ];
@@ -189,6 +190,27 @@ fn a_it_is_ready_confined_and_keeps_the_documented_capabilities() {
     ] {
         assert!(!log.contains(sign), "{sign:?} in the log:\n{log}");
     }
+}
+
+#[test]
+fn a_unit_that_failed_is_seen_and_the_kernels_log_is_read() {
+    install();
+    let unit = "paramedic-test-fails.service";
+    let text = "[Service]\nType=oneshot\nExecStart=/bin/false\n";
+    fs::write(format!("/run/systemd/system/{unit}"), text).unwrap();
+    systemctl(&["daemon-reload"]).unwrap();
+    systemctl(&["start", unit]).unwrap_err();
+    wait_for("failed unit in the evidence", SOON, || {
+        let found = http::get(listen(), "/api/v1/recorder")?.json()?;
+        let host = &found["evidence"]["host"];
+        let failed = host["units.failed"]["value"].as_f64();
+        ensure!(failed.is_some_and(|count| count >= 1.0), "{host:#}");
+        let log = host["kernel.errors_per_s"]["value"].as_f64();
+        log.context("the kernel's log is not read")?;
+        Ok(())
+    })
+    .unwrap();
+    systemctl(&["reset-failed", unit]).unwrap();
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(super) fn thrash(place: &Place<'_>) -> anyhow::Result<Injection> {
     let undone = move || fs::remove_dir(&parent).context("cannot remove the parent's cgroup");
     Ok(Injection::new(leaves, |_| {
         let again = refaults()?;
-        ensure!(again > 300.0, "{again:.0} pages a second are read again");
+        ensure!(again > 120.0, "{again:.0} pages a second are read again");
         Ok(format!("{again:.0} pages a second are read again"))
     })
     .undoes_all(undo)
