@@ -12,7 +12,6 @@ mod raid;
 mod stopped;
 mod tables;
 mod thermal;
-mod units;
 
 use std::{
     fs, io,
@@ -53,7 +52,7 @@ pub(super) struct Source {
 }
 
 /// Names of all levels.
-pub(super) const LEVELS: [&str; 18] = [
+pub(super) const LEVELS: [&str; 17] = [
     "tcp.sockets",
     "tcp.time_wait",
     "tcp.orphans",
@@ -69,7 +68,6 @@ pub(super) const LEVELS: [&str; 18] = [
     "thermal.celsius",
     "thermal.of_critical",
     "ports.used",
-    "units.failed",
     // Of the mount table and the look at all processes.
     "fs.readonly",
     "procs.zombie",
@@ -89,7 +87,6 @@ pub(super) struct NodeSample {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     kmsg: kmsg::Log,
-    units: units::Units,
     slow: [Slow; SLOW_READERS.len()],
 }
 
@@ -133,7 +130,6 @@ impl Reader {
         sheet.take("kernel log", self.kmsg.read(), |errors| {
             counters[HostCounter::KernelErrors as usize] = Count::new(*errors);
         });
-        self.units.read(&mut sheet);
         let mut sample = sheet.sample;
         for (index, (read, last)) in SLOW_READERS.iter().zip(&mut self.slow).enumerate() {
             let phase = APART * u32::try_from(index).unwrap_or(0);
