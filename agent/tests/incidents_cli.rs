@@ -7,22 +7,27 @@
 )]
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     process::{Command, Output, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use paramedic::{
-    incident::{
-        Alert, AlertStatus, Diagnosis, Entry, Episode, EpisodeId, Evidence, Fingerprint, Source,
-        TraceContext, Verdict,
-    },
-    journal::{Journal, JournalConfig},
+    incident::{Entry, Evidence},
+    journal::Journal,
     ledger::Ledger,
 };
+
+use self::{
+    journal::config,
+    record::{diagnosed, id, opened},
+};
+
+#[path = "parts/journal.rs"]
+mod journal;
+#[path = "parts/record.rs"]
+mod record;
 
 fn incidents(state: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_paramedic"))
@@ -34,75 +39,10 @@ fn incidents(state: &Path, args: &[&str]) -> Output {
         .expect("starts")
 }
 
-fn config(state: &Path) -> JournalConfig {
-    JournalConfig {
-        dir: state.join("journal"),
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        writer_nice: 0,
-        ..JournalConfig::default()
-    }
-}
-
-fn id(n: u64) -> EpisodeId {
-    EpisodeId::from_parts(1_700_000_000_000 + n, [0; 10])
-}
-
-fn opened(n: u64) -> Entry {
-    Entry::Opened {
-        episode: Episode {
-            id: id(n),
-            tenant: "default".parse().expect("valid"),
-            alert: Arc::new(Alert {
-                status: AlertStatus::Firing,
-                labels: BTreeMap::from([("alertname".to_owned(), format!("Alert{n}"))]),
-                annotations: BTreeMap::new(),
-                starts_at: Timestamp::UNIX_EPOCH,
-                ends_at: None,
-                fingerprint: Fingerprint(n),
-            }),
-            source: Source::Alertmanager {
-                receiver: "paramedic".into(),
-            },
-            opened_at: Timestamp::now(),
-            trace: TraceContext {
-                trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
-                span_id: "00f067aa0ba902b7".into(),
-                sampled: true,
-                begun_here: false,
-            },
-        },
-    }
-}
-
-fn diagnosed(snapshot: String) -> Entry {
-    Entry::Diagnosed {
-        diagnosis: Diagnosis {
-            top: Vec::new(),
-            unknown: 1.0,
-            excluded: Vec::new(),
-            verdict: Verdict::Inconclusive("a test".into()),
-            took_us: 1,
-        },
-        snapshot: Some(snapshot),
-        since_open_ms: 1,
-    }
-}
-
 fn evidence(window_s: f64) -> Evidence {
     Evidence {
-        taken_at: Timestamp::UNIX_EPOCH,
         window_s,
-        host: BTreeMap::new(),
-        cgroups: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(Timestamp::UNIX_EPOCH)
     }
 }
 
@@ -111,7 +51,10 @@ async fn incidents_are_exported_beside_a_writer_with_their_evidence() {
     let state = tempfile::tempdir().expect("temporary directory");
     let (ledger, _) = Ledger::open(&config(state.path()), 1000).expect("opens");
     for n in [1, 2] {
-        ledger.append(id(n), opened(n)).await.expect("appends");
+        ledger
+            .append(id(n), opened(n, &format!("Alert{n}")))
+            .await
+            .expect("appends");
         let place = ledger.store_evidence(id(n), &evidence(n as f64)).await;
         ledger
             .append(id(n), diagnosed(place.expect("stores")))

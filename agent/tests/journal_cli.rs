@@ -10,7 +10,12 @@ use std::{
     process::{Command, Output},
 };
 
-use paramedic::journal::{Journal, JournalConfig, Record, SnapshotMeta};
+use paramedic::journal::{Journal, Record, SnapshotMeta};
+
+use self::journal::config;
+
+#[path = "parts/journal.rs"]
+mod journal;
 
 fn paramedic(state: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_paramedic"))
@@ -29,16 +34,7 @@ fn text(output: &Output) -> String {
 #[tokio::test]
 async fn stat_check_dump_and_repair() {
     let state = tempfile::tempdir().expect("temporary directory");
-    let config = JournalConfig {
-        dir: state.path().join("journal"),
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        writer_nice: 0,
-        ..JournalConfig::default()
-    };
+    let config = config(state.path());
     let (journal, _) = Journal::open(&config).expect("opens");
     for i in 0..4 {
         let record = Record {

@@ -10,20 +10,25 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
-    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
 use paramedic::{
     evidence::recording::Writer,
-    incident::{
-        Alert, AlertStatus, CgroupFacts, CgroupId, Diagnosis, Entry, Episode, EpisodeId, Evidence,
-        Fingerprint, Reading, Source, TraceContext, Verdict,
-    },
-    journal::JournalConfig,
+    incident::{CgroupFacts, CgroupId, Entry, Evidence, Reading},
     ledger::Ledger,
 };
 use serde_json::Value;
+
+use self::{
+    journal::config,
+    record::{diagnosed, id, opened},
+};
+
+#[path = "parts/journal.rs"]
+mod journal;
+#[path = "parts/record.rs"]
+mod record;
 
 /// One cause; what stands for `$BAR` decides from which load on.
 const RULES: &str = "\
@@ -94,7 +99,6 @@ fn evidence(taken_at: Timestamp, busy: f64) -> Evidence {
             .collect()
     };
     Evidence {
-        taken_at,
         window_s: 3.0,
         host: readings(&[("cpu.busy", busy), ("cpu.count", 2.0)]),
         cgroups: vec![CgroupFacts {
@@ -104,10 +108,7 @@ fn evidence(taken_at: Timestamp, busy: f64) -> Evidence {
             readings: readings(&[("cpu.cores", 2.0 * busy)]),
         }],
         syscalls_s: 3.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(taken_at)
     }
 }
 
@@ -258,60 +259,10 @@ fn what_cannot_be_compared_is_said_and_exits_2() {
     assert_eq!(got["subjects"][1]["moments"], 3, "{got}");
 }
 
-fn episode(n: u64, alert: &str) -> Episode {
-    let labels = BTreeMap::from([("alertname".to_owned(), alert.to_owned())]);
-    Episode {
-        id: EpisodeId::from_parts(1_700_000_000_000 + n, [0; 10]),
-        tenant: "default".parse().unwrap(),
-        alert: Arc::new(Alert {
-            status: AlertStatus::Firing,
-            fingerprint: Fingerprint::of(&labels),
-            labels,
-            annotations: BTreeMap::new(),
-            starts_at: Timestamp::UNIX_EPOCH,
-            ends_at: None,
-        }),
-        source: Source::Alertmanager {
-            receiver: "paramedic".to_owned(),
-        },
-        opened_at: Timestamp::now(),
-        trace: TraceContext {
-            trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
-            span_id: "00f067aa0ba902b7".to_owned(),
-            sampled: true,
-            begun_here: false,
-        },
-    }
-}
-
-fn diagnosed(snapshot: String) -> Entry {
-    Entry::Diagnosed {
-        diagnosis: Diagnosis {
-            top: Vec::new(),
-            unknown: 1.0,
-            excluded: Vec::new(),
-            verdict: Verdict::Inconclusive("a test".to_owned()),
-            took_us: 1,
-        },
-        snapshot: Some(snapshot),
-        since_open_ms: 1,
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incidents_are_ranked_again_by_their_own_alerts_and_evidence() {
     let state = tempfile::tempdir().unwrap();
-    let config = JournalConfig {
-        dir: state.path().join("journal"),
-        fast_segment_bytes: 128 << 10,
-        safe_segment_bytes: 128 << 10,
-        outcome_reserve_bytes: 32 << 10,
-        record_bytes_max: 16 << 10,
-        snapshot_bytes_max: 32 << 10,
-        writer_nice: 0,
-        ..JournalConfig::default()
-    };
-    let (ledger, _) = Ledger::open(&config, 1_000).unwrap();
+    let (ledger, _) = Ledger::open(&config(state.path()), 1_000).unwrap();
     let rules = tempfile::tempdir().unwrap();
     let (low, high) = two_sets(rules.path());
     let state = state.path().display().to_string();
@@ -331,9 +282,8 @@ async fn incidents_are_ranked_again_by_their_own_alerts_and_evidence() {
     // The rule is for the first alert only; of the third nothing was seen, that of the fourth is gone.
     let alerts = ["CpuHigh", "DiskFull", "CpuHigh", "CpuHigh"];
     for (n, alert) in (1..).zip(alerts) {
-        let episode = episode(n, alert);
-        let id = episode.id;
-        ledger.append(id, Entry::Opened { episode }).await.unwrap();
+        let id = id(n);
+        ledger.append(id, opened(n, alert)).await.unwrap();
         let place = match n {
             3 => continue,
             4 => r#"{"lsn":9,"segment":77,"offset":4224,"len":10}"#.to_owned(),
@@ -367,6 +317,5 @@ async fn incidents_are_ranked_again_by_their_own_alerts_and_evidence() {
     ];
     let (code, said) = told(&same);
     assert_eq!(code, Some(0), "{said}");
-    let id = EpisodeId::from_parts(1_700_000_000_001, [0; 10]);
-    ledger.append(id, Entry::Closed).await.unwrap();
+    ledger.append(id(1), Entry::Closed).await.unwrap();
 }

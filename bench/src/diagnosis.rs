@@ -213,7 +213,6 @@ fn evidence() -> Evidence {
         named.collect::<BTreeMap<_, _>>()
     };
     Evidence {
-        taken_at: Timestamp::UNIX_EPOCH,
         window_s: 3.0,
         host: readings(&[
             ("cpu.busy", 0.9),
@@ -240,10 +239,6 @@ fn evidence() -> Evidence {
                 ]),
             })
             .collect(),
-        series: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(Timestamp::UNIX_EPOCH)
     }
 }

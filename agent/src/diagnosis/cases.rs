@@ -196,7 +196,6 @@ impl CaseFile {
                 .any(|other| other != path && other.starts_with(&below))
         };
         Evidence {
-            taken_at: Timestamp::UNIX_EPOCH,
             window_s: 30.0,
             host,
             cgroups: cgroups
@@ -220,10 +219,7 @@ impl CaseFile {
                     stats: None,
                 })
                 .collect(),
-            syscalls_s: 0.0,
-            syscalls: Vec::new(),
-            series_gaps: Vec::new(),
-            coverage: Vec::new(),
+            ..Evidence::nothing(Timestamp::UNIX_EPOCH)
         }
     }
 }

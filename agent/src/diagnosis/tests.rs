@@ -53,15 +53,9 @@ fn readings(pairs: &[(&str, f64)]) -> BTreeMap<String, Reading> {
 
 pub(super) fn evidence(host: &[(&str, f64)]) -> Evidence {
     Evidence {
-        taken_at: Timestamp::UNIX_EPOCH,
         window_s: 30.0,
         host: readings(host),
-        cgroups: Vec::new(),
-        series: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(Timestamp::UNIX_EPOCH)
     }
 }
 

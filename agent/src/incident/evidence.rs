@@ -183,6 +183,21 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Of no window: nothing was seen.
+    pub fn nothing(taken_at: Timestamp) -> Self {
+        Self {
+            taken_at,
+            window_s: 0.0,
+            host: BTreeMap::new(),
+            cgroups: Vec::new(),
+            syscalls_s: 0.0,
+            syscalls: Vec::new(),
+            series: Vec::new(),
+            series_gaps: Vec::new(),
+            coverage: Vec::new(),
+        }
+    }
+
     /// The facts of one cgroup.
     pub fn cgroup(&self, id: CgroupId) -> Option<&CgroupFacts> {
         self.cgroups.iter().find(|facts| facts.id == id)

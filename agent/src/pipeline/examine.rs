@@ -1,7 +1,6 @@
 //! Looking and thinking, for one episode: a second time where the first came too early to decide.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -89,17 +88,7 @@ async fn look(stages: &Stages, episode: &Episode, since: Option<Instant>) -> Evi
     let (sampled, observed) = tokio::join!(sampled, observed);
     let mut evidence = observed.unwrap_or_else(|error| {
         warn!(%error, "the evidence reader failed; diagnosing without the kernel's evidence");
-        Evidence {
-            taken_at: now,
-            window_s: 0.0,
-            host: BTreeMap::new(),
-            cgroups: Vec::new(),
-            series: Vec::new(),
-            syscalls_s: 0.0,
-            syscalls: Vec::new(),
-            series_gaps: Vec::new(),
-            coverage: Vec::new(),
-        }
+        Evidence::nothing(now)
     });
     Span::current().record("window_s", evidence.window_s);
     evidence.series = sampled.series;

@@ -21,7 +21,6 @@ fn at_least(reading: &str, bound: f64) -> FeatureTest {
 
 fn evidence(host: &[(&str, f64)], cgroups: &[u64]) -> Evidence {
     Evidence {
-        taken_at: "2026-01-01T00:00:00Z".parse().unwrap(),
         window_s: 1.0,
         host: host
             .iter()
@@ -36,11 +35,7 @@ fn evidence(host: &[(&str, f64)], cgroups: &[u64]) -> Evidence {
                 readings: BTreeMap::new(),
             })
             .collect(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing("2026-01-01T00:00:00Z".parse().unwrap())
     }
 }
 

@@ -269,7 +269,6 @@ pub fn evidence(path: &str, cgroup: CgroupId, readings: &[(&str, f64)]) -> Evide
             .collect()
     };
     Evidence {
-        taken_at: Timestamp::now(),
         window_s: 5.0,
         host: good(&host),
         cgroups: vec![CgroupFacts {
@@ -278,11 +277,7 @@ pub fn evidence(path: &str, cgroup: CgroupId, readings: &[(&str, f64)]) -> Evide
             leaf: true,
             readings: good(readings),
         }],
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(Timestamp::now())
     }
 }
 

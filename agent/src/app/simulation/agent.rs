@@ -310,14 +310,7 @@ fn refusal() -> Refusal {
 
 fn evidence(stages: &Stages) -> Evidence {
     Evidence {
-        taken_at: stages.remedies.now(),
         window_s: 1.0,
-        host: std::collections::BTreeMap::new(),
-        cgroups: Vec::new(),
-        series: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(stages.remedies.now())
     }
 }

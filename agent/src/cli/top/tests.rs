@@ -58,7 +58,6 @@ fn evidence(second: i64) -> Evidence {
     host.insert("mem.available".to_owned(), Reading::partial(0.4));
     let long = "/kubepods.slice/kubepods-burstable.slice/kubepods-pod0123456789.slice/web";
     Evidence {
-        taken_at: jiff::Timestamp::from_second(1_700_000_000 + second).unwrap(),
         window_s: 3.0,
         host,
         cgroups: vec![
@@ -66,7 +65,6 @@ fn evidence(second: i64) -> Evidence {
             cgroup(2, long, 0.3, 0.02),
             leaking(3, "/work/batch", 0.9, 0.2),
         ],
-        syscalls_s: 0.0,
         syscalls: vec![SyscallFacts {
             cgroup: CgroupId(3),
             name: "fsync".to_owned(),
@@ -76,9 +74,7 @@ fn evidence(second: i64) -> Evidence {
             p99_us: 5_000.0,
             total_s: 0.1,
         }],
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(jiff::Timestamp::from_second(1_700_000_000 + second).unwrap())
     }
 }
 

@@ -5,15 +5,9 @@ use crate::incident::Reading;
 
 fn evidence(began: Timestamp, second: i64) -> Evidence {
     Evidence {
-        taken_at: began + jiff::SignedDuration::from_secs(second),
         window_s: 3.0,
         host: BTreeMap::from([("cpu.busy".to_owned(), Reading::good(second as f64 / 10.0))]),
-        cgroups: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(began + jiff::SignedDuration::from_secs(second))
     }
 }
 

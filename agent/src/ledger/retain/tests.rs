@@ -74,15 +74,8 @@ fn diagnosed(snapshot: String) -> Entry {
 
 fn evidence(n: u64) -> Evidence {
     Evidence {
-        taken_at: Timestamp::UNIX_EPOCH,
         window_s: n as f64,
-        host: BTreeMap::new(),
-        cgroups: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(Timestamp::UNIX_EPOCH)
     }
 }
 

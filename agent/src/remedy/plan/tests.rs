@@ -73,15 +73,8 @@ fn planned(diagnosis: &Diagnosis) -> Refusal {
     let remedies = Remedies::at(&config, SystemClock::shared(), folder.path());
     let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     let evidence = Evidence {
-        taken_at: now,
         window_s: 1.0,
-        host: BTreeMap::new(),
-        cgroups: Vec::new(),
-        syscalls_s: 0.0,
-        syscalls: Vec::new(),
-        series: Vec::new(),
-        series_gaps: Vec::new(),
-        coverage: Vec::new(),
+        ..Evidence::nothing(now)
     };
     let labels = BTreeMap::new();
     let episode = Episode {
