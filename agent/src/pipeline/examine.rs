@@ -32,10 +32,10 @@ pub(super) async fn examine(stages: &Stages, episode: &Episode) -> (Arc<Evidence
     (Arc::new(evidence), diagnosis)
 }
 
-/// Why a look that could not decide is made again, if it is. On a starved node samples come late, and the
-/// recorder may be younger than its window; a fault that has just begun still has the quiet before it in
-/// the window, which thins what speaks for its cause. Not so where nothing stands out, or where decisive
-/// evidence is missing: a moment later it still will be.
+/// Why a look that could not decide is made again, if it is. A fault that has just begun still has the
+/// quiet before it in the window: that thins what speaks for its cause, hides its culprit or even rules the
+/// cause out, and its posterior says little then. Nothing would be done on this look, so another costs only
+/// its time. Not so where no rule applies: a moment later none will.
 fn worth_another_look(
     diagnosis: &Diagnosis,
     window_s: f64,
@@ -44,13 +44,12 @@ fn worth_another_look(
     if diagnosis.verdict == Verdict::Conclusive {
         return None;
     }
+    // On a starved node samples come late, and the recorder may be younger than its window.
     if !is_fitting(window_s, asked) {
         return Some("the window was a poor one");
     }
-    let top = diagnosis.top.first()?;
-    let mut decisive = top.features.iter().filter(|feature| feature.decisive);
-    let leans = top.posterior > 0.5 && decisive.all(|feature| feature.value.is_some());
-    leans.then_some("a cause is more likely than not")
+    let is_any = !diagnosis.top.is_empty() || !diagnosis.excluded.is_empty();
+    is_any.then_some("the fault may be younger than the window")
 }
 
 /// Whether a window is neither so short that its readings are partial nor so long that the quiet before
@@ -166,21 +165,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_is_likelier_than_not_is_looked_at_again() {
-        // Half of the window was before the fault.
-        let half = diagnosis(0.72, Some(0.62), unsure());
-        assert!(worth_another_look(&half, 3.0, WINDOW).is_some());
+    fn what_is_not_decided_is_looked_at_again() {
+        // A part of the window was before the fault.
+        for (posterior, busy) in [(0.72, Some(0.62)), (0.43, Some(0.79)), (0.05, Some(0.3))] {
+            let early = diagnosis(posterior, busy, unsure());
+            assert!(worth_another_look(&early, 3.0, WINDOW).is_some());
+        }
+        // Its decisive reading may be that of a culprit that does not stand out yet.
+        let blind = diagnosis(0.72, None, unsure());
+        assert!(worth_another_look(&blind, 3.0, WINDOW).is_some());
+        let mut ruled_out = diagnosis(0.3, Some(0.4), unsure());
+        ruled_out.top.clear();
+        ruled_out.excluded = vec![("cpu-hog".to_owned(), "the CPUs are idle".to_owned())];
+        assert!(worth_another_look(&ruled_out, 3.0, WINDOW).is_some());
     }
 
     #[test]
-    fn what_is_decided_unlikely_or_blind_is_not() {
+    fn what_is_decided_or_no_rule_applies_to_is_not() {
         let decided = diagnosis(0.93, Some(0.97), Verdict::Conclusive);
         assert_eq!(worth_another_look(&decided, 0.4, WINDOW), None);
-        let unlikely = diagnosis(0.3, Some(0.4), unsure());
-        assert_eq!(worth_another_look(&unlikely, 3.0, WINDOW), None);
-        let blind = diagnosis(0.72, None, unsure());
-        assert_eq!(worth_another_look(&blind, 3.0, WINDOW), None);
-        let mut nothing = unlikely;
+        let mut nothing = diagnosis(0.3, Some(0.4), unsure());
         nothing.top.clear();
         assert_eq!(worth_another_look(&nothing, 3.0, WINDOW), None);
     }
