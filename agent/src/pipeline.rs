@@ -412,11 +412,10 @@ async fn check(
         }
         let recorder = stages.recorder.clone();
         let window = Duration::from_millis(stages.verify.window_ms);
-        let since = Instant::now()
-            .checked_sub(window)
-            .map_or(begun, |earliest| earliest.max(begun));
-        let window = tokio::task::spawn_blocking(move || recorder.evidence_since(since)).await;
-        let Ok(after) = window else { continue };
+        let after = move || recorder.evidence_after(begun, window);
+        let Ok(after) = tokio::task::spawn_blocking(after).await else {
+            continue;
+        };
         let lookup = |evidence: &Evidence, reading: &str| {
             diagnosis::features::lookup(evidence, culprit, reading).map(|found| found.value)
         };

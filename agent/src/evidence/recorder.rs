@@ -3,9 +3,9 @@
 //! Evidence from before an alert is there when the alert comes. Each asking takes a fresh sample, so
 //! the last window ends now; where it begins decides what it may be used for:
 //! - [`Recorder::evidence`] goes back at least as far as it can, to judge what led here;
-//! - [`Recorder::evidence_since`] never looks behind its moment, to judge what an action did: a
-//!   window that began before it holds the trouble that was cured. [`Recorder::mark`] puts a boundary
-//!   between windows exactly at that moment.
+//! - [`Recorder::evidence_since`] and [`Recorder::evidence_after`] never look behind their moment, to
+//!   judge what an action did: a window that began before it holds the trouble that was cured.
+//!   [`Recorder::mark`] puts a boundary between windows exactly at that moment.
 //!
 //! Memory is bounded by `history / period` windows of `cgroups_kept` rows each. Time is bounded too:
 //! where samples cost much, they are taken less often, so that sampling stays under a twentieth of one
@@ -120,6 +120,16 @@ impl Recorder {
     /// fall on its begin, it begins up to one period later, or earlier if less than half of `window`
     /// would be left; `window_s` says what it really spans.
     pub fn evidence(&self, window: Duration) -> Evidence {
+        self.last(window, None)
+    }
+
+    /// Likewise, and of nothing before `floor`: what an action does while it lasts. Where samples come
+    /// late, one window is longer than what is asked for; it is better than none.
+    pub fn evidence_after(&self, floor: Instant, window: Duration) -> Evidence {
+        self.last(window, Some(floor))
+    }
+
+    fn last(&self, window: Duration, floor: Option<Instant>) -> Evidence {
         let mut state = self.shared.lock();
         let fresh = state.fresh(&self.shared.config);
         let since = state.now(fresh.as_ref()).checked_sub(window);
@@ -129,7 +139,8 @@ impl Recorder {
         for one in fresh_window.into_iter().chain(state.windows.iter().rev()) {
             // Better a little too much of the past than next to nothing.
             let within = since.is_none_or(|since| one.begun >= since);
-            if !within && span * 2 >= window {
+            let too_early = floor.is_some_and(|floor| one.begun < floor);
+            if too_early || (!within && span * 2 >= window) {
                 break;
             }
             span += one.ended.saturating_duration_since(one.begun);

@@ -71,6 +71,27 @@ fn without_a_mark_a_window_that_began_before_does_not_count() {
 }
 
 #[test]
+fn where_samples_come_late_what_an_action_does_is_still_seen() {
+    let config = EvidenceConfig {
+        period_ms: 10_000,
+        ..EvidenceConfig::default()
+    };
+    let recorder = started(&config);
+    thread::sleep(Duration::from_millis(300));
+    let mark = recorder.mark();
+    thread::sleep(Duration::from_millis(300));
+    // No boundary lies within the last tenth of a second; the one at the mark is taken.
+    let after = recorder.evidence_after(mark, Duration::from_millis(100));
+    let passed = mark.elapsed().as_secs_f64();
+    assert!(
+        (0.3..=passed).contains(&after.window_s),
+        "{}",
+        after.window_s
+    );
+    assert_eq!(busy(&after), Some(Quality::Good));
+}
+
+#[test]
 fn a_window_that_is_not_filled_yet_is_partial_and_tells_its_length() {
     let recorder = started(&quick());
     thread::sleep(Duration::from_millis(700));
