@@ -29,6 +29,7 @@ pub mod sampling;
 pub mod verify;
 
 pub mod clock;
+pub mod confine;
 #[cfg(test)]
 mod mutate;
 mod outbound;

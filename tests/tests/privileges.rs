@@ -52,6 +52,8 @@ fn assert_kept(threads: &[String], wanted: u64, had: u64) {
         }
         assert_eq!(set(thread, "CapInh:") & !wanted, 0, "{thread}");
         assert_eq!(set(thread, "NoNewPrivs:"), 1, "{thread}");
+        // 2: a filter (proc(5)).
+        assert_eq!(set(thread, "Seccomp:"), 2, "{thread}");
     }
 }
 
@@ -105,5 +107,6 @@ fn no_thread_has_more_than_what_is_enabled_needs() {
         let child = status(format!("/proc/{child}")).unwrap();
         assert_eq!(set(&child, "CapEff:") & !wanted, 0, "{child}");
         assert_eq!(set(&child, "NoNewPrivs:"), 1, "{child}");
+        assert_eq!(set(&child, "Seccomp:"), 2, "{child}");
     }
 }

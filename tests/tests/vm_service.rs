@@ -50,6 +50,15 @@ fn tree(path: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
+/// What a unit has logged since the boot.
+fn journal_of(unit: &str) -> String {
+    let log = Command::new("journalctl")
+        .args(["-b", "--no-pager", "-u", unit])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&log.stdout).into_owned()
+}
+
 fn systemctl(words: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("systemctl")
         .args(words)
@@ -174,18 +183,20 @@ fn a_it_is_ready_confined_and_keeps_the_documented_capabilities() {
     let guardian = property("paramedic-guardian.service", "MainPID");
     let only = BTreeSet::from(["CAP_DAC_OVERRIDE".to_owned()]);
     assert_eq!(capabilities(&guardian), only);
+    assert_eq!(status_of(&guardian, "Seccomp:"), "2");
+    let said = journal_of("paramedic-guardian.service").replace('"', "");
+    let confined = ["to_its_files=whole", "to_its_files=partly"];
+    assert!(confined.iter().any(|sign| said.contains(sign)), "{said}");
+    assert!(!said.contains("no use for"), "{said}");
     // One level below the delegated cgroup, so that the sandbox has a place beside it.
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(cgroup.trim(), "0::/paramedic.slice/paramedic.service/agent");
     // Under these limits every probe still attaches.
-    let log = Command::new("journalctl")
-        .args(["-b", "--no-pager", "-u", "paramedic.service"])
-        .output()
-        .unwrap();
-    let log = String::from_utf8_lossy(&log.stdout).into_owned();
+    let log = journal_of("paramedic.service");
     for sign in [
         "fallback",
         "missing (run as root",
+        "no use for",
         "Operation not permitted",
     ] {
         assert!(!log.contains(sign), "{sign:?} in the log:\n{log}");

@@ -2,13 +2,17 @@
 
 use std::{
     fs,
+    io::ErrorKind,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use paramedic::{
+    confine::files::{self, Confined},
     incident::ActionKind,
     remedy::{
         CollectError, Collected, Hierarchy, SandboxConfig,
@@ -226,6 +230,86 @@ fn a_program_that_cannot_start_says_why() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn it_writes_no_file_not_even_where_everybody_may() {
+    let (kept, _) = run("/bin/touch", &["/tmp/from-the-sandbox"]);
+    assert_eq!(kept.status, "exit 1", "{}", kept.output);
+    assert!(kept.output.contains("Permission denied"), "{}", kept.output);
+    assert!(!Path::new("/tmp/from-the-sandbox").exists());
+    let (told, _) = run("/bin/sh", &["-c", "echo gone > /dev/null && echo told"]);
+    assert_eq!(told.output, "told\n");
+    let secret = Path::new("/var/tmp/everybody-may-read");
+    fs::write(secret, "not a diagnostic").unwrap();
+    let (read, _) = run("/bin/cat", &[secret.to_str().unwrap()]);
+    fs::remove_file(secret).unwrap();
+    assert_eq!(read.status, "exit 1");
+    assert!(read.output.contains("Permission denied"), "{}", read.output);
+}
+
+#[test]
+fn it_makes_no_namespaces_and_signals_nobody_outside() {
+    let (made, _) = run("/usr/bin/unshare", &["--user", "/bin/true"]);
+    assert_eq!(made.status, "exit 1", "{}", made.output);
+    assert!(
+        made.output.contains("Operation not permitted"),
+        "{}",
+        made.output
+    );
+    // Of another process of nobody's: that only Landlock forbids, from Linux 6.12 on.
+    let mut other = Command::new("/bin/sleep")
+        .arg("30")
+        .uid(65_534)
+        .spawn()
+        .unwrap();
+    let pid = other.id().to_string();
+    let (killed, _) = run("/bin/sh", &["-c", "kill -9 \"$0\"", &pid]);
+    let lives = other.try_wait().unwrap().is_none();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    if kernel() >= (6, 12) {
+        assert!(lives, "{} {}", killed.status, killed.output);
+        assert!(
+            killed.output.contains("Operation not permitted"),
+            "{}",
+            killed.output
+        );
+    }
+}
+
+#[test]
+fn what_is_confined_to_places_writes_there_and_nowhere_else() {
+    let ours = tempfile::tempdir().unwrap();
+    let others = tempfile::tempdir().unwrap();
+    let (here, there) = (ours.path().to_owned(), others.path().join("file"));
+    let confined = std::thread::spawn(move || {
+        let places = [here.as_path(), Path::new("/nowhere")];
+        let how = files::write_only_below(&places).unwrap();
+        fs::write(here.join("file"), "written").unwrap();
+        fs::rename(here.join("file"), here.join("renamed")).unwrap();
+        fs::remove_file(here.join("renamed")).unwrap();
+        fs::read_to_string("/etc/hostname").unwrap();
+        let refused = fs::write(&there, "").unwrap_err();
+        let run = Command::new("/bin/true").status().unwrap_err();
+        (how, refused.kind(), run.kind())
+    });
+    let (how, refused, run) = confined.join().unwrap();
+    let whole = if kernel() >= (6, 10) {
+        Confined::Whole
+    } else {
+        Confined::Partly
+    };
+    assert_eq!(how, whole);
+    assert_eq!(refused, ErrorKind::PermissionDenied);
+    assert_eq!(run, ErrorKind::PermissionDenied);
+}
+
+/// Version and patch level of the running kernel.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]

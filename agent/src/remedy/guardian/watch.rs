@@ -2,6 +2,7 @@
 //! values back.
 
 use std::{
+    error::Error,
     fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -15,6 +16,7 @@ use tracing::{error, info, warn};
 
 use super::{Done, Due, GuardianError, Lease, LeaseStore};
 use crate::{
+    confine::{Role, calls::Calls, files},
     incident::EpisodeId,
     remedy::{cgroup::Hierarchy, effect},
 };
@@ -23,6 +25,9 @@ use crate::{
 const BUSY: Duration = Duration::from_millis(200);
 /// Between two looks otherwise.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Where a hierarchy that is mounted later will be, or below.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Set by SIGTERM and SIGINT.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -45,6 +50,7 @@ pub fn guard(dir: &Path, grace: Duration, stay: bool) -> Result<(), GuardianErro
         // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
         unsafe { libc::signal(signal, handler as libc::sighandler_t) };
     }
+    confine(dir);
     info!(dir = %dir.display(), "guarding");
     let mut watch = Watch::new(store, grace);
     loop {
@@ -60,6 +66,27 @@ pub fn guard(dir: &Path, grace: Duration, stay: bool) -> Result<(), GuardianErro
             return Ok(());
         }
         thread::sleep(if left == 0 { IDLE } else { BUSY });
+    }
+}
+
+/// To the few files that it writes, and without the system calls that it has no use for. A guardian with more
+/// than it needs is better than none.
+fn confine(dir: &Path) {
+    let mounted = Hierarchy::find().map(|hierarchy| hierarchy.mount().to_owned());
+    let mut places = vec![dir, Path::new(CGROUPS), Path::new("/proc")];
+    places.extend(mounted.as_deref());
+    match files::write_only_below(&places) {
+        Ok(confined) => info!(
+            to_its_files = confined.as_str(),
+            "confined, as far as this kernel can"
+        ),
+        Err(error) => warn!(error = &error as &dyn Error, "not confined to its files"),
+    }
+    if let Err(error) = Calls::of(Role::Guardian).and_then(|calls| calls.enter()) {
+        warn!(
+            error = &error as &dyn Error,
+            "it may make system calls that it has no use for"
+        );
     }
 }
 
@@ -110,7 +137,7 @@ impl Watch {
                 Ok(false) => left += 1,
                 Err(error) => {
                     left += 1;
-                    let error = &error as &dyn std::error::Error;
+                    let error = &error as &dyn Error;
                     error!(%episode, error, "a lease could not be looked after");
                 }
             }

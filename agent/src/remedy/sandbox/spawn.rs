@@ -6,7 +6,7 @@ use std::{
     io::{self, Read},
     mem,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     ptr,
@@ -15,7 +15,10 @@ use std::{
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Program;
-use crate::remedy::Cgroup;
+use crate::{
+    confine::{Role, calls::Calls, files},
+    remedy::Cgroup,
+};
 
 // libc declares both as `c_int`, in which 1 << 33 is 0: the child would be born in our own cgroup.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -40,6 +43,10 @@ struct Prepared {
     null: RawFd,
     output: RawFd,
     failure: RawFd,
+    /// Files that it may touch; -1 where the kernel has no Landlock.
+    files: RawFd,
+    /// System calls that it may not make.
+    calls: libc::sock_fprog,
     argv: Vec<*const c_char>,
     envp: Vec<*const c_char>,
 }
@@ -70,11 +77,15 @@ pub(super) fn spawn(
     let (output, output_end) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&output, true)?;
     let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let files = files::of_command(executable.as_fd()).map_err(io::Error::other)?;
+    let calls = Calls::of(Role::Command).map_err(io::Error::other)?;
     let prepared = Prepared {
         executable: executable.as_raw_fd(),
         null: null.as_raw_fd(),
         output: output_end.as_raw_fd(),
         failure: failure_end.as_raw_fd(),
+        files: files.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+        calls: calls.as_fprog(),
         argv: pointers(&words),
         envp: pointers(&environment),
     };
@@ -183,6 +194,26 @@ unsafe fn enter(prepared: &Prepared) -> bool {
             && libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core) == 0
             && drop_identity()
             && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && confine(prepared)
+    }
+}
+
+/// To a few files, and without the system calls that no command needs.
+///
+/// # Safety
+/// As for [`become_program`], after `no_new_privs`.
+unsafe fn confine(prepared: &Prepared) -> bool {
+    // SAFETY: plain system calls on a descriptor and a filter that were prepared; `calls` points into the
+    // parent's filter, of which the child has its own copy.
+    unsafe {
+        (prepared.files == -1
+            || libc::syscall(libc::SYS_landlock_restrict_self, prepared.files, 0) == 0)
+            && libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                0,
+                &raw const prepared.calls,
+            ) == 0
     }
 }
 
