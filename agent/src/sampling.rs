@@ -29,7 +29,7 @@ pub use promql::{FillError, fill};
 use crate::{
     clock::Clock,
     incident::{Alert, Coverage, Series, SeriesGap, SeriesQuery, TraceContext},
-    resilience::{Deadline, random},
+    resilience::{Class, Deadline, random},
     secret::SecretError,
 };
 use cache::Cache;
@@ -90,7 +90,11 @@ impl Sampler {
         Ok(Self {
             config: config.clone(),
             client: client.map(Arc::new),
-            cache: Arc::new(Cache::new(Duration::from_millis(config.cache_ms), clock)),
+            cache: Arc::new(Cache::new(
+                Duration::from_millis(config.cache_ms),
+                Duration::from_secs(config.last_good_s.into()),
+                clock,
+            )),
         })
     }
 
@@ -175,7 +179,34 @@ fn fresh_trace() -> TraceContext {
     }
 }
 
-type Answer = Result<Arc<Matrix>, QueryError>;
+type Answer = Result<Answered, QueryError>;
+
+/// What Prometheus said.
+struct Answered {
+    matrix: Arc<Matrix>,
+    /// Where it is no answer to this question: how old it is, and why there is none.
+    instead: Option<(Duration, QueryError)>,
+}
+
+/// The answer, or the last good one to the same query where Prometheus gives none.
+fn or_last_good(cache: &Cache, promql: &str, answer: Result<Arc<Matrix>, QueryError>) -> Answer {
+    let error = match answer {
+        Ok(matrix) => {
+            let instead = None;
+            return Ok(Answered { matrix, instead });
+        }
+        // It would be refused again.
+        Err(error) if error.class() == Class::Permanent => return Err(error),
+        Err(error) => error,
+    };
+    match cache.last(promql) {
+        Some((matrix, age)) => Ok(Answered {
+            matrix,
+            instead: Some((age, error)),
+        }),
+        None => Err(error),
+    }
+}
 
 /// Asks several at once. While Prometheus is under suspicion one goes ahead and the others follow
 /// only if it comes back well: the breaker lets one trial through, not a crowd.
@@ -206,7 +237,8 @@ async fn ask_all(
                 let answer = cache.answer(&promql, &grid, asking);
                 // Somebody else may be asking, with more time than we have.
                 let answer = tokio::time::timeout_at(deadline.at(), answer).await;
-                (at, answer.unwrap_or(Err(QueryError::NoTime)))
+                let answer = answer.unwrap_or(Err(QueryError::NoTime));
+                (at, or_last_good(&cache, &promql, answer))
             };
             running.spawn(query.instrument(Span::current()));
         }
@@ -270,11 +302,19 @@ impl<'a> Collected<'a> {
 
     fn answer(&mut self, name: &str, answer: Answer, grid: &Grid) {
         self.asked += 1;
-        let matrix = match answer {
-            Ok(matrix) => matrix,
+        let Answered { matrix, instead } = match answer {
+            Ok(answered) => answered,
             Err(error) => return self.cut(name, &error.to_string()),
         };
-        self.answered += 1;
+        if let Some((age, error)) = instead {
+            let age_s = age.as_secs();
+            self.cut(
+                name,
+                &format!("the last good answer, {age_s} s old, stands in: {error}"),
+            );
+        } else {
+            self.answered += 1;
+        }
         for warning in &matrix.warnings {
             self.cut(name, &format!("Prometheus warns: {warning}"));
         }

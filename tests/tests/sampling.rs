@@ -45,8 +45,9 @@ fn config(url: &str) -> SamplingConfig {
     SamplingConfig {
         prometheus_url: Some(url.to_owned()),
         baseline_s: 10,
-        // Each question is asked, unless a test is about that.
+        // Each question is asked and only its own answer counts, unless a test is about that.
         cache_ms: 0,
+        last_good_s: 0,
         ..SamplingConfig::default()
     }
 }

@@ -3,6 +3,9 @@
 //! A question is a query and a grid. Episodes that begin within the same moment are given the same
 //! grid, so their questions are the same; who asks what is just being asked waits for that answer.
 //! Failures are not kept: the breaker is what guards against asking a sick Prometheus again.
+//!
+//! The last good answer of each query is kept for longer: what Prometheus said a minute ago is still true of
+//! that time, and better than nothing when it has died of the same trouble.
 
 use std::{
     collections::HashMap,
@@ -22,15 +25,18 @@ use crate::clock::Clock;
 /// Answers kept at most, and grids.
 const ANSWERS_MAX: usize = 256;
 const GRIDS_MAX: usize = 16;
-/// Values that all kept answers may hold together: 16 MiB.
+/// Values that all kept answers may hold together: 16 MiB. The last good ones may hold as many again.
 const POINTS_MAX: usize = 1 << 20;
+/// Queries whose last good answer is kept.
+const LAST_MAX: usize = 128;
 
 type Cell = Arc<OnceCell<Arc<Matrix>>>;
 
-/// The cache; it holds nothing older than its time to live.
+/// The cache; it holds nothing older than its times to live.
 #[derive(Debug)]
 pub(super) struct Cache {
     ttl: Duration,
+    last_ttl: Duration,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
@@ -39,12 +45,34 @@ pub(super) struct Cache {
 struct State {
     grids: Vec<(Duration, Grid)>,
     answers: HashMap<(String, Grid), (Duration, Cell)>,
+    last: HashMap<String, (Duration, Arc<Matrix>)>,
+}
+
+impl State {
+    /// Keeps an answer as the last good one, in place of the oldest of others where there is no room.
+    fn keep_last(&mut self, now: Duration, promql: &str, answer: &Arc<Matrix>) {
+        self.last.remove(promql);
+        let held = |last: &HashMap<String, (Duration, Arc<Matrix>)>| {
+            last.values().map(|(_, kept)| kept.points()).sum::<usize>()
+        };
+        if answer.points() > POINTS_MAX {
+            return;
+        }
+        while self.last.len() >= LAST_MAX || held(&self.last) + answer.points() > POINTS_MAX {
+            let oldest = self.last.iter().min_by_key(|(_, (since, _))| *since);
+            let Some((oldest, _)) = oldest else { break };
+            let oldest = oldest.clone();
+            self.last.remove(&oldest);
+        }
+        self.last.insert(promql.to_owned(), (now, answer.clone()));
+    }
 }
 
 impl Cache {
-    pub(super) fn new(ttl: Duration, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(ttl: Duration, last_ttl: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             ttl,
+            last_ttl,
             clock,
             state: Mutex::default(),
         }
@@ -55,6 +83,8 @@ impl Cache {
         let fresh = |since: Duration| now.saturating_sub(since) < self.ttl;
         state.grids.retain(|(since, _)| fresh(*since));
         state.answers.retain(|_, (since, _)| fresh(*since));
+        let young = |since: Duration| now.saturating_sub(since) < self.last_ttl;
+        state.last.retain(|_, (since, _)| young(*since));
         state
     }
 
@@ -107,8 +137,24 @@ impl Cache {
                 None => Cell::default(),
             }
         };
-        let asked = async { ask.await.map(Arc::new) };
+        let asked = async {
+            let answer = Arc::new(ask.await?);
+            let now = self.clock.monotonic();
+            let mut state = self.lock(now);
+            if !self.last_ttl.is_zero() {
+                state.keep_last(now, promql, &answer);
+            }
+            Ok(answer)
+        };
         cell.get_or_try_init(|| asked).await.cloned()
+    }
+
+    /// The last good answer to a query, whatever the grid, and its age.
+    pub(super) fn last(&self, promql: &str) -> Option<(Arc<Matrix>, Duration)> {
+        let now = self.clock.monotonic();
+        let state = self.lock(now);
+        let (since, answer) = state.last.get(promql)?;
+        Some((answer.clone(), now.saturating_sub(*since)))
     }
 }
 
@@ -129,7 +175,12 @@ mod tests {
 
     fn cache() -> (Arc<ManualClock>, Cache) {
         let clock = Arc::new(ManualClock::at(Timestamp::UNIX_EPOCH));
-        (clock.clone(), Cache::new(Duration::from_secs(2), clock))
+        let cache = Cache::new(
+            Duration::from_secs(2),
+            Duration::from_mins(1),
+            clock.clone(),
+        );
+        (clock, cache)
     }
 
     fn matrix() -> Matrix {
@@ -162,6 +213,39 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         ask(false).await.unwrap();
         assert_eq!(asked.load(Ordering::SeqCst), 3, "older than its time");
+    }
+
+    #[tokio::test]
+    async fn the_last_good_answer_outlives_failures_and_not_its_time() {
+        let (clock, cache) = cache();
+        assert!(cache.last("up").is_none());
+        cache
+            .answer("up", &GRID, async { Ok(matrix()) })
+            .await
+            .unwrap();
+        clock.advance(Duration::from_secs(30));
+        let later = Grid {
+            start_s: GRID.start_s + 30,
+            ..GRID
+        };
+        let failed = async { Err(QueryError::NoTime) };
+        assert!(cache.answer("up", &later, failed).await.is_err());
+        let (_, age) = cache.last("up").unwrap();
+        assert_eq!(age, Duration::from_secs(30));
+        assert!(cache.last("down").is_none());
+        clock.advance(Duration::from_secs(30));
+        assert!(cache.last("up").is_none());
+    }
+
+    #[test]
+    fn the_oldest_answers_make_room() {
+        let mut state = State::default();
+        let answer = Arc::new(matrix());
+        for at in 0..=u64::try_from(LAST_MAX).unwrap() {
+            state.keep_last(Duration::from_secs(at), &format!("query {at}"), &answer);
+        }
+        assert_eq!(state.last.len(), LAST_MAX);
+        assert!(!state.last.contains_key("query 0") && state.last.contains_key("query 1"));
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct SamplingConfig {
     /// Milliseconds for which an answer serves other episodes too: an alert storm asks each question
     /// once. 0 to 10,000; 2,000.
     pub cache_ms: u64,
+    /// Seconds for which the last good answer to a query stands in for one that Prometheus does not give;
+    /// its age is said, and what is read of it is partial. 0 to 3,600, 0 for never; 120.
+    pub last_good_s: u32,
     /// Failures in a row after which Prometheus is left alone for a while. 1 to 100; 3.
     pub breaker_failures_max: u32,
     /// Milliseconds for which it is left alone. 10 to 600,000; 800.
@@ -93,6 +96,7 @@ impl Default for SamplingConfig {
             response_bytes_max: 4 << 20,
             drop_labels: Vec::new(),
             cache_ms: 2000,
+            last_good_s: 120,
             breaker_failures_max: breaker.failures_max,
             breaker_open_ms: u64::try_from(breaker.open_for.as_millis()).unwrap_or(u64::MAX),
         }
@@ -104,7 +108,7 @@ impl SamplingConfig {
     pub fn problems(&self) -> Vec<String> {
         let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         let series_max = wide(matrix::SERIES_PARSED_MAX);
-        let bounds: [(&str, u64, u64, u64); 16] = [
+        let bounds: [(&str, u64, u64, u64); 17] = [
             ("timeout_ms", self.timeout_ms, 10, 15_000),
             ("budget_ms", self.budget_ms, 10, 60_000),
             ("attempts_max", self.attempts_max.into(), 1, 10),
@@ -130,6 +134,7 @@ impl SamplingConfig {
             ),
             ("breaker_open_ms", self.breaker_open_ms, 10, 600_000),
             ("cache_ms", self.cache_ms, 0, 10_000),
+            ("last_good_s", self.last_good_s.into(), 0, 3600),
             ("drop_labels", wide(self.drop_labels.len()), 0, 64),
         ];
         let endpoint = self.endpoint();

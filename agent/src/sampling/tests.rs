@@ -41,8 +41,11 @@ fn matrix(series: usize) -> Matrix {
     serde_json::from_str(&json).unwrap()
 }
 
-fn shared_matrix(series: usize) -> Arc<Matrix> {
-    Arc::new(matrix(series))
+fn answered(series: usize) -> Answered {
+    Answered {
+        matrix: Arc::new(matrix(series)),
+        instead: None,
+    }
 }
 
 const GRID: Grid = Grid {
@@ -86,9 +89,9 @@ fn series_and_samples_are_cut_and_said() {
         ..SamplingConfig::default()
     };
     let mut collected = Collected::new(&config, 0);
-    collected.answer("first", Ok(shared_matrix(5)), &GRID);
-    collected.answer("second", Ok(shared_matrix(2)), &GRID);
-    collected.answer("third", Ok(shared_matrix(0)), &GRID);
+    collected.answer("first", Ok(answered(5)), &GRID);
+    collected.answer("second", Ok(answered(2)), &GRID);
+    collected.answer("third", Ok(answered(0)), &GRID);
     let sampled = collected.finish("");
     let names: Vec<_> = sampled
         .series
@@ -114,7 +117,7 @@ fn labels_go_before_series_do() {
     let config = SamplingConfig::default();
     let mut collected = Collected::new(&config, 0);
     collected.labels_bytes = LABELS_BYTES_MAX - 3;
-    collected.answer("x", Ok(shared_matrix(2)), &GRID);
+    collected.answer("x", Ok(answered(2)), &GRID);
     let sampled = collected.finish("");
     assert_eq!(sampled.series[0].labels.len(), 1);
     assert_eq!(sampled.series[1].labels.len(), 0);
@@ -129,7 +132,7 @@ fn labels_go_before_series_do() {
 fn an_empty_answer_leaves_the_source_complete() {
     let config = SamplingConfig::default();
     let mut collected = Collected::new(&config, 0);
-    collected.answer("x", Ok(shared_matrix(0)), &GRID);
+    collected.answer("x", Ok(answered(0)), &GRID);
     let sampled = collected.finish("");
     assert_eq!(sampled.gaps.len(), 1);
     assert!(sampled.coverage.complete && sampled.coverage.note.is_empty());
@@ -153,7 +156,10 @@ fn mutants_of_answers_are_series_on_the_grid_or_nothing() {
     let (mut answers, mut refused) = (0, 0);
     crate::mutate::each(&corpus, 30_000, |bytes| {
         let mut collected = Collected::new(&config, 5);
-        let answer = client::parse(bytes).map(Arc::new);
+        let answer = client::parse(bytes).map(|matrix| Answered {
+            matrix: Arc::new(matrix),
+            instead: None,
+        });
         answers += usize::from(answer.is_ok());
         refused += usize::from(answer.is_err());
         collected.answer("x", answer, &GRID);

@@ -53,6 +53,44 @@ fn a_hiccup_is_repeated_and_a_recovered_prometheus_is_asked_everything_again() {
 }
 
 #[test]
+fn a_prometheus_that_has_died_is_remembered_for_a_while() {
+    let runtime = Runtime::new().unwrap();
+    let mut prometheus = Prometheus::builder()
+        .alert_labelled("Always", "vector(1)", &[])
+        .start()
+        .unwrap();
+    prometheus.wait_for("ALERTS", WITHIN).unwrap();
+    let config = SamplingConfig {
+        last_good_s: 3,
+        ..config(&prometheus.url())
+    };
+    let stage = sampler(&config);
+    let known = query("known", "ALERTS");
+    let lively = runtime.block_on(sample(&stage, std::slice::from_ref(&known), "x"));
+    assert_eq!(lively.series.len(), 1, "{:?}", lively.gaps);
+    prometheus.process().kill().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let queries = [known, query("new", "vector(1)")];
+    let dead = runtime.block_on(sample(&stage, &queries, "x"));
+    let [series] = dead.series.as_slice() else {
+        panic!("{dead:?}");
+    };
+    assert_eq!(series.name, "known");
+    // What it tells of is over: the present is a gap, so that readings of it are partial.
+    assert_eq!(series.values.last(), Some(&None), "{series:?}");
+    let note = &dead.coverage.note;
+    let said = "0 of 2 queries answered; known: the last good answer, 1 s old, stands in: ";
+    assert!(note.starts_with(said), "{note}");
+    assert!(note.contains("cannot reach Prometheus"), "{note}");
+    let why = &dead.gaps[1].why;
+    assert!(why.contains("cannot reach Prometheus"), "{why}");
+    assert!(!why.contains("stands in"), "{why}");
+    std::thread::sleep(Duration::from_secs(2));
+    let forgotten = runtime.block_on(sample(&stage, &queries, "x"));
+    assert_eq!(forgotten.series.len(), 0);
+}
+
+#[test]
 fn a_storm_asks_each_question_once() {
     let runtime = Runtime::new().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
