@@ -51,6 +51,9 @@ pub struct DiagnosisConfig {
     pub partial_weight: f64,
     /// Highest posterior of a hypothesis that rests on a partial reading. 0.5 to 1.
     pub partial_cap: f64,
+    /// Highest posterior of a hypothesis of which a decisive reading is missing: nobody looked at what would
+    /// tell it from others. 0.5 to 1; below `act_threshold`, as shipped.
+    pub missing_cap: f64,
     /// Highest posterior of all: naive Bayes takes features for independent and is too sure of
     /// itself; no rule is right more often than this. 0.5 to 1.
     pub posterior_cap: f64,
@@ -69,6 +72,7 @@ impl Default for DiagnosisConfig {
             unknown_prior: 0.3,
             partial_weight: 0.5,
             partial_cap: 0.9,
+            missing_cap: 0.75,
             posterior_cap: 0.99,
             decisive_may_be_partial: false,
             shadow_deadline_ms: 200,
@@ -84,6 +88,7 @@ impl DiagnosisConfig {
             ("unknown_prior", self.unknown_prior, f64::MIN_POSITIVE, 10.0),
             ("partial_weight", self.partial_weight, 0.0, 1.0),
             ("partial_cap", self.partial_cap, 0.5, 1.0),
+            ("missing_cap", self.missing_cap, 0.5, 1.0),
             ("posterior_cap", self.posterior_cap, 0.5, 1.0),
         ];
         let slow = self.shadow_deadline_ms > 5000;

@@ -197,10 +197,32 @@ struct Candidate<'a> {
     score: f64,
     prior: f64,
     posterior: f64,
-    /// Whether it rests on partial readings.
-    partial: bool,
+    support: Support,
     /// The posterior before it was capped, if it was.
     capped_from: Option<f64>,
+}
+
+/// What is wrong with the evidence that a posterior rests on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Support {
+    /// Some of it is partial.
+    pub(super) partial: bool,
+    /// Decisive evidence is missing.
+    pub(super) missing: bool,
+}
+
+impl Support {
+    /// The most that a posterior may be.
+    pub(super) fn cap(self, config: &DiagnosisConfig) -> f64 {
+        let mut cap = config.posterior_cap;
+        if self.partial {
+            cap = cap.min(config.partial_cap);
+        }
+        if self.missing {
+            cap = cap.min(config.missing_cap);
+        }
+        cap
+    }
 }
 
 /// What the first competes with, before any cap.
@@ -225,9 +247,10 @@ impl<'a> Candidate<'a> {
     ) -> Self {
         let mut bits: Bits = [0.0; FEATURES_MAX];
         let mut partial_at = [false; FEATURES_MAX];
-        let mut seen = false;
+        let (mut seen, mut missing) = (false, false);
         for (at, weight) in weights.iter().enumerate() {
             let Some(reading) = reading(weight.reading) else {
+                missing |= weight.decisive;
                 continue;
             };
             bits[at] = weigh(weight.bits(reading.value), reading.quality, config);
@@ -245,19 +268,25 @@ impl<'a> Candidate<'a> {
             score: rule.prior.ln() + sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() },
             prior: rule.prior,
             posterior: 0.0,
-            partial: weights.iter().enumerate().any(rests_on_partial),
+            support: Support {
+                partial: weights.iter().enumerate().any(rests_on_partial),
+                missing,
+            },
             capped_from: None,
         }
     }
 
     /// The most that its evidence can bear, and why.
     fn bearable(&self, config: &DiagnosisConfig) -> (f64, &'static str) {
-        let cap = cap_of(self.partial, config);
-        if cap < config.posterior_cap {
-            (cap, "it rests on partial readings")
+        let cap = self.support.cap(config);
+        let why = if cap >= config.posterior_cap {
+            "no rule is always right"
+        } else if self.support.missing && cap >= config.missing_cap {
+            "decisive evidence for it is missing"
         } else {
-            (cap, "no rule is always right")
-        }
+            "it rests on partial readings"
+        };
+        (cap, why)
     }
 
     /// Lowers the posterior to what its evidence can bear; returns what was taken away.
@@ -367,15 +396,6 @@ fn trust(quality: Quality, config: &DiagnosisConfig) -> f64 {
     match quality {
         Quality::Good => 1.0,
         Quality::Partial => config.partial_weight,
-    }
-}
-
-/// The most that a posterior may be.
-pub(super) fn cap_of(partial: bool, config: &DiagnosisConfig) -> f64 {
-    if partial {
-        config.partial_cap.min(config.posterior_cap)
-    } else {
-        config.posterior_cap
     }
 }
 

@@ -70,6 +70,10 @@ fn of_host(evidence: &Evidence, reading: &str) -> Option<f64> {
         "forks_per_s" => host("forks_per_s"),
         "execs_per_s" => host("execs_per_s"),
         "pids" => host("procs"),
+        // Whoever waits, waits in some leaf: their shares of the time add up to the node's at least.
+        "cpu.psi" => host("psi.cpu.some"),
+        "mem.psi" => host("psi.memory.some"),
+        "io.psi" => host("psi.io.some"),
         // Already parts of all.
         "forks.share" | "io.share" => Some(1.0),
         _ => None,

@@ -11,7 +11,7 @@ use crate::incident::{Quality, Reading};
 
 use super::{
     DiagnosisConfig,
-    bayes::{Bits, UNSEEN, cap_of, count_groups_once, weigh},
+    bayes::{Bits, Support, UNSEEN, count_groups_once, weigh},
     rules::{FEATURES_MAX, Rule, table::Weight},
 };
 
@@ -153,8 +153,8 @@ fn judge(
     let odds = moved.exp();
     let sum = first.posterior * odds + first.rest;
     let (uncapped, unknown) = (first.posterior * odds / sum, first.unknown / sum);
-    let (_, partial) = score(first, changed, config);
-    let posterior = uncapped.min(cap_of(partial, config));
+    let (_, support) = score(first, changed, config);
+    let posterior = uncapped.min(support.cap(config));
     let unknown = unknown + uncapped - posterior;
     let is_whole = |result: &Seen| {
         result.held && (result.quality == Quality::Good || config.decisive_may_be_partial)
@@ -171,14 +171,16 @@ fn judge(
     (posterior, conclusive)
 }
 
-/// What the features say, in nats without the prior, and whether that rests on partial readings.
-fn score(first: &First<'_>, results: &Results, config: &DiagnosisConfig) -> (f64, bool) {
+/// What the features say, in nats without the prior, and what that rests on.
+fn score(first: &First<'_>, results: &Results, config: &DiagnosisConfig) -> (f64, Support) {
     let mut bits: Bits = [0.0; FEATURES_MAX];
-    let mut seen = false;
+    let (mut seen, mut missing) = (false, false);
     for (at, (weight, result)) in first.weights.iter().zip(results).enumerate() {
         if let Some(Seen { held, quality }) = result {
             bits[at] = weigh(weight.bits_if(*held), *quality, config);
             seen |= weight.decisive;
+        } else {
+            missing |= weight.decisive;
         }
     }
     count_groups_once(first.weights, &mut bits, |_| {});
@@ -188,5 +190,6 @@ fn score(first: &First<'_>, results: &Results, config: &DiagnosisConfig) -> (f64
         is_partial && (bits > 0.0 || weight.decisive)
     });
     let sum: f64 = bits.iter().sum();
-    (sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() }, partial)
+    let support = Support { partial, missing };
+    (sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() }, support)
 }

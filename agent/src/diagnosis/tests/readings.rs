@@ -164,6 +164,32 @@ fn a_share_is_partial_where_somebody_unknown_may_have_more() {
 }
 
 #[test]
+fn who_stalls_unseen_is_missed_in_the_shares_of_the_others() {
+    let mut node = evidence(&[("psi.memory.some", 0.4)]);
+    node.cgroups = vec![
+        cgroup(2, "/web", true, &[("mem.psi", 0.02)]),
+        cgroup(3, "/silent", true, &[("mem.bytes", 1e6)]),
+    ];
+    let share = lookup(&node, None, "top_share.mem.psi").unwrap();
+    assert!(
+        share.value < 0.06 && share.quality == Quality::Partial,
+        "{share:?}"
+    );
+    node.cgroups[1].readings.insert(
+        "mem.psi".to_owned(),
+        Reading {
+            value: 0.39,
+            quality: Quality::Good,
+        },
+    );
+    let share = lookup(&node, None, "top_share.mem.psi").unwrap();
+    assert!(
+        share.value > 0.9 && share.quality == Quality::Good,
+        "{share:?}"
+    );
+}
+
+#[test]
 fn calls_and_waits_are_put_beside_the_time_that_was_used() {
     let mut node = evidence(&[]);
     let readings = [
