@@ -162,6 +162,21 @@ pub enum Work {
         #[arg(long, default_value_t = 1)]
         ports: u16,
     },
+    /// Sends several datagrams at once, again and again
+    Bursts {
+        /// Where to
+        #[arg(long)]
+        to: SocketAddr,
+        /// Threads
+        #[arg(long)]
+        threads: usize,
+        /// At once
+        #[arg(long)]
+        datagrams: usize,
+        /// Between two
+        #[arg(long)]
+        rest_ms: u64,
+    },
     /// Takes datagrams
     Sink {
         /// Where it listens
@@ -271,6 +286,15 @@ impl Work {
             Self::Threads { begin, per_s } => process::threads(begin, per_s),
             Self::Datagrams { to, threads, ports } => {
                 network::datagrams(to, threads, ports);
+                Ok(())
+            }
+            Self::Bursts {
+                to,
+                threads,
+                datagrams,
+                rest_ms,
+            } => {
+                network::bursts(to, threads, datagrams, rest_ms);
                 Ok(())
             }
             Self::Sink { on } => network::sink(on),

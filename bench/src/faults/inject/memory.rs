@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context, ensure};
 use paramedic_parts::cgroup::ROOT;
 
-use super::{GUILTY, Injection, Leaf, Place, disk, rate, system};
+use super::{GUILTY, Injection, Leaf, Place, TEN, disk, rate, system};
 use crate::mttr::slice::Slice;
 
 /// What a filesystem takes for itself.
-const FILESYSTEM_MIB: u64 = 24;
+const FILESYSTEM_MIB: u64 = 96;
 /// A swap file; larger than any working set of the matrix.
 const SWAP_MIB: usize = 256;
 
@@ -77,6 +77,20 @@ fn data(folder: &Path, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Share of the time in which somebody in a cgroup waits for memory.
+fn stalled(pressure: &Path) -> anyhow::Result<f64> {
+    let total_us = rate(|| {
+        let text = system::read(pressure)?;
+        let some = text.lines().next().unwrap_or_default();
+        let total = some.split("total=").nth(1).unwrap_or("0");
+        Ok(total.trim().parse()?)
+    })?;
+    Ok(total_us / 1e6)
+}
+
+/// From this share on a fault of memory hurts.
+const STALLED: f64 = 0.12;
+
 /// Page reads a second of a working set that does not fit.
 fn refaults() -> anyhow::Result<f64> {
     rate(|| system::pages("workingset_refault"))
@@ -99,12 +113,15 @@ pub(super) fn thrash(place: &Place<'_>) -> anyhow::Result<Injection> {
     let parent = Path::new(ROOT).join(Slice::path("pods").trim_start_matches('/'));
     let limit = format!("{}M", place.count("limit_mib"));
     system::write(parent.join("memory.max"), &limit)?;
+    let pressure = parent.join("memory.pressure");
     let undone = move || fs::remove_dir(&parent).context("cannot remove the parent's cgroup");
-    Ok(Injection::new(leaves, |_| {
-        let again = refaults()?;
-        ensure!(again > 120.0, "{again:.0} pages a second are read again");
-        Ok(format!("{again:.0} pages a second are read again"))
+    Ok(Injection::new(leaves, move |_| {
+        let (again, stalled) = (refaults()?, stalled(&pressure)?);
+        let said = format!("{again:.0} pages a second are read again, {stalled:.2} stalled");
+        ensure!(again > 120.0 && stalled > STALLED, "{said}");
+        Ok(said)
     })
+    .ripens(TEN)
     .undoes_all(undo)
     .undoes(undone))
 }
@@ -118,15 +135,20 @@ pub(super) fn squeeze(place: &Place<'_>) -> anyhow::Result<Injection> {
     let leaf = Leaf::new(GUILTY)?
         .limited("memory.max", &format!("{}M", place.count("limit_mib")))?
         .work(&["reread", "--file", &file])?
+        .work(&["reread", "--file", &file])?
+        .work(&["reread", "--file", &file])?
         .work(&["reread", "--file", &file])?;
     Ok(Injection::new(vec![leaf], |leaves| {
         let hits = rate(|| system::of_cgroup(&leaves[0], "memory.events", "max"))?;
-        let again = refaults()?;
-        ensure!(hits > 0.3 && again > 50.0, "{hits:.0} hits a second");
-        Ok(format!(
-            "{hits:.0} hits of its limit and {again:.0} pages read again a second"
-        ))
+        let pressure = leaves[0].cgroup.dir().join("memory.pressure");
+        let (again, stalled) = (refaults()?, stalled(&pressure)?);
+        let said = format!(
+            "{hits:.0} hits of its limit and {again:.0} pages read again a second, {stalled:.2} stalled"
+        );
+        ensure!(hits > 0.3 && again > 50.0 && stalled > STALLED, "{said}");
+        Ok(said)
     })
+    .ripens(TEN)
     .undoes_all(undo))
 }
 

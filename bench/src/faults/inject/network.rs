@@ -118,7 +118,8 @@ fn dropped() -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-/// At a pace that leaves CPU time: packets are lost for want of room, not of time.
+/// At a pace that leaves CPU time: packets are lost for want of room, not of time. And with rests of more than
+/// a retransmission timeout, after which TCP begins again with a burst.
 fn streaming<'a>(to: &'a str, threads: &'a str) -> [&'a str; 7] {
     [
         "stream",
@@ -127,7 +128,7 @@ fn streaming<'a>(to: &'a str, threads: &'a str) -> [&'a str; 7] {
         "--threads",
         threads,
         "--rest-ms",
-        "150",
+        "600",
     ]
 }
 
@@ -135,11 +136,19 @@ pub(super) fn drops(place: &Place<'_>) -> anyhow::Result<Injection> {
     let undo = peer()?;
     let streams = place.count("streams").to_string();
     let (out, back) = (at(PEER, PORT), at(US, PORT));
+    // Streams alone slow down until nothing is lost any more.
+    let bursts = [
+        &["bursts", "--to", &back, "--threads", &streams][..],
+        &BURSTS,
+    ]
+    .concat();
     let far = Leaf::new("far")?
         .work_in(FAR, &["drain", "--on", &out])?
+        .work_in(FAR, &bursts)?
         .work_in(FAR, &streaming(&back, &streams))?;
     let near = Leaf::new("near")?
         .work(&["drain", "--on", &back])?
+        .work(&["sink", "--on", &back])?
         .work(&streaming(&out, &streams))?;
     // Segment by segment, as a card hands them over.
     ip(&format!("link set dev {NEAR} gso_max_segs 1"))?;
@@ -155,6 +164,9 @@ pub(super) fn drops(place: &Place<'_>) -> anyhow::Result<Injection> {
     .releases(move || system::write(BACKLOG, restored.trim()))
     .undoes_all(undo))
 }
+
+/// More at once than the backlog takes.
+const BURSTS: [&str; 4] = ["--datagrams", "8", "--rest-ms", "100"];
 
 const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
 

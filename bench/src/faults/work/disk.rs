@@ -128,7 +128,9 @@ fn flushing(file: &Path) -> anyhow::Result<()> {
 }
 
 pub(super) fn reread(file: &Path) -> anyhow::Result<()> {
-    let file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let mut file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    // Once as a whole: the memory is full soon, and what is read again is.
+    std::io::copy(&mut file, &mut std::io::sink())?;
     // Read ahead would bring in what nobody asked for.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)?;
     let pages = file.metadata()?.len() / BLOCK as u64;

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     path::Path,
     thread,
     time::Duration,
@@ -38,6 +39,45 @@ pub(super) fn datagrams(to: SocketAddr, threads: usize, ports: u16) {
             }
         }
     });
+}
+
+/// Several datagrams a call, which the kernel cuts (`UDP_SEGMENT`): they reach the other side at once.
+pub(super) fn bursts(to: SocketAddr, threads: usize, datagrams: usize, rest_ms: u64) {
+    in_threads(threads, move |_| {
+        let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else {
+            return;
+        };
+        if let Err(error) = cut_into(&socket, DATAGRAM) {
+            eprintln!("bursts: {error}");
+            return;
+        }
+        let bytes = vec![1; DATAGRAM * datagrams];
+        loop {
+            // Refused or full: the next one may go.
+            socket.send_to(&bytes, to).unwrap_or_default();
+            thread::sleep(Duration::from_millis(rest_ms));
+        }
+    });
+}
+
+fn cut_into(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let size = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open, and the kernel reads one `int` from a valid place.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const bytes).cast(),
+            size,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 pub(super) fn sink(on: SocketAddr) -> anyhow::Result<()> {
