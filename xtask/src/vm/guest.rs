@@ -6,7 +6,7 @@ use anyhow::Context;
 use paramedic_parts::module;
 
 use super::{Vm, cpio::Archive, systemd};
-use crate::kernels::Kernel;
+use crate::{kernels::Kernel, sh};
 
 /// Passed on from our own environment when set.
 const PASSED_ON: [&str; 9] = [
@@ -48,7 +48,7 @@ export HOME=/root TERM=dumb PARAMEDIC_VM=1
 ";
 
 /// Second program, up to the command itself.
-const PREPARE: &str = r"
+const PREPARE: &str = r#"
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
@@ -63,8 +63,16 @@ cd /
 # Likewise: what the probes cost is measured for a moment now and then, which switches this key.
 echo 1 > /proc/sys/kernel/bpf_stats_enabled 2>/dev/null || :
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tmpfs tmp /tmp
-mount -t tmpfs vartmp /var/tmp
+# A workspace below them stays visible.
+for dir in /tmp /var/tmp; do
+    mkdir -p /run/below
+    mount --bind $dir /run/below
+    mount -t tmpfs tmp $dir
+    case "$WORKSPACE" in
+        $dir/*) mkdir -p "$WORKSPACE" && mount --bind "/run/below${WORKSPACE#$dir}" "$WORKSPACE" ;;
+    esac
+    umount /run/below
+done
 mkdir -p /run/lock
 ip link set lo up 2>/dev/null || /run/busybox ifconfig lo 127.0.0.1 up
 /run/busybox hostname paramedic-vm
@@ -78,7 +86,7 @@ echo 32768 > /proc/sys/kernel/threads-max
 if [ -b /dev/vda ]; then mkdir /run/disk && mount -t ext4 /dev/vda /run/disk; fi
 ulimit -n 65536
 for port in 1 2 3; do /run/busybox stty -F /dev/ttyS$port raw -echo -opost 2>/dev/null; done
-";
+"#;
 
 /// After the command. What it left running is killed, so that the disk can be unmounted; a service
 /// of systemd would be killed as well, and leaves the rest to the power button.
@@ -124,6 +132,8 @@ const KEEP: [&str; 19] = [
 /// The script for one run: preparation, environment, command, status, end.
 pub fn script(vm: &Vm, command: &[OsString]) -> anyhow::Result<String> {
     let mut script = format!("#!/run/busybox sh\n{ENVIRONMENT}");
+    let workspace = sh::root();
+    writeln!(script, "WORKSPACE={}", quote(&workspace.to_string_lossy()))?;
     script.push_str(&PREPARE.replace("KEEP; do", &format!("{}; do", KEEP.join(" "))));
     if vm.systemd {
         script.push_str(&systemd::prepare());
