@@ -9,6 +9,8 @@
 pub mod calls;
 pub mod files;
 
+use tracing::warn;
+
 /// Who is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -18,4 +20,16 @@ pub enum Role {
     Guardian,
     /// A diagnostic command in the sandbox: reads a few files.
     Command,
+}
+
+/// Refuses the calling thread, and all that it starts, the system calls that its role has no use for. A process
+/// with more than it needs is better than none: what goes wrong is said, not more.
+pub(crate) fn refuse_calls(role: Role) {
+    if let Err(error) = calls::Calls::of(role).and_then(|calls| calls.enter()) {
+        let error = &error as &dyn std::error::Error;
+        warn!(
+            error,
+            "this process may make system calls that it has no use for"
+        );
+    }
 }

@@ -9,7 +9,7 @@ use super::{EXIT_FINDINGS, EXIT_OK};
 use crate::{
     app::{App, privileges::reduce},
     config::Config,
-    confine::{Role, calls::Calls},
+    confine::{Role, refuse_calls},
     telemetry::{self, LogFormat},
 };
 
@@ -58,13 +58,7 @@ fn give_up_privileges(config: &Config) {
         }
     }
     // After it: what else a process can do, to the machine and to other processes.
-    if let Err(error) = Calls::of(Role::Agent).and_then(|calls| calls.enter()) {
-        let error = &error as &dyn std::error::Error;
-        warn!(
-            error,
-            "the agent may make system calls that it has no use for"
-        );
-    }
+    refuse_calls(Role::Agent);
 }
 
 /// Checks configuration files.

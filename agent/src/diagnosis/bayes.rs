@@ -84,7 +84,7 @@ pub fn diagnose(
         let (hypothesis, doubt) = candidate.report(&mut readings, config);
         top.push(hypothesis);
         doubts[at] = doubt;
-        caps[at] = candidate.bearable(config).0;
+        caps[at] = candidate.support.cap(config).0;
     }
     doubt::set_intervals(&mut top, &doubts, &caps);
     let verdict = verdict(&candidates, &top, unknown, config);
@@ -212,16 +212,17 @@ pub(super) struct Support {
 }
 
 impl Support {
-    /// The most that a posterior may be.
-    pub(super) fn cap(self, config: &DiagnosisConfig) -> f64 {
-        let mut cap = config.posterior_cap;
-        if self.partial {
-            cap = cap.min(config.partial_cap);
+    /// The most that a posterior may be, and why.
+    pub(super) fn cap(self, config: &DiagnosisConfig) -> (f64, &'static str) {
+        let mut lowest = (config.posterior_cap, "no rule is always right");
+        let missing = (config.missing_cap, "decisive evidence for it is missing");
+        let partial = (config.partial_cap, "it rests on partial readings");
+        for (applies, cap) in [(self.missing, missing), (self.partial, partial)] {
+            if applies && cap.0 < lowest.0 {
+                lowest = cap;
+            }
         }
-        if self.missing {
-            cap = cap.min(config.missing_cap);
-        }
-        cap
+        lowest
     }
 }
 
@@ -276,22 +277,9 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// The most that its evidence can bear, and why.
-    fn bearable(&self, config: &DiagnosisConfig) -> (f64, &'static str) {
-        let cap = self.support.cap(config);
-        let why = if cap >= config.posterior_cap {
-            "no rule is always right"
-        } else if self.support.missing && cap >= config.missing_cap {
-            "decisive evidence for it is missing"
-        } else {
-            "it rests on partial readings"
-        };
-        (cap, why)
-    }
-
     /// Lowers the posterior to what its evidence can bear; returns what was taken away.
     fn cap(&mut self, config: &DiagnosisConfig) -> f64 {
-        let (cap, _) = self.bearable(config);
+        let (cap, _) = self.support.cap(config);
         let before = self.posterior;
         if before <= cap {
             return 0.0;
@@ -335,7 +323,7 @@ impl<'a> Candidate<'a> {
                 .then_with(|| a.id.cmp(&b.id))
         });
         if let Some(before) = self.capped_from {
-            let (cap, why) = self.bearable(config);
+            let (cap, why) = self.support.cap(config);
             notes.push(format!(
                 "posterior capped at {cap} (from {before:.4}): {why}"
             ));

@@ -154,7 +154,7 @@ fn judge(
     let sum = first.posterior * odds + first.rest;
     let (uncapped, unknown) = (first.posterior * odds / sum, first.unknown / sum);
     let (_, support) = score(first, changed, config);
-    let posterior = uncapped.min(support.cap(config));
+    let posterior = uncapped.min(support.cap(config).0);
     let unknown = unknown + uncapped - posterior;
     let is_whole = |result: &Seen| {
         result.held && (result.quality == Quality::Good || config.decisive_may_be_partial)

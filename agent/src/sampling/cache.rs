@@ -52,17 +52,18 @@ impl State {
     /// Keeps an answer as the last good one, in place of the oldest of others where there is no room.
     fn keep_last(&mut self, now: Duration, promql: &str, answer: &Arc<Matrix>) {
         self.last.remove(promql);
-        let held = |last: &HashMap<String, (Duration, Arc<Matrix>)>| {
-            last.values().map(|(_, kept)| kept.points()).sum::<usize>()
-        };
-        if answer.points() > POINTS_MAX {
+        let points = answer.points();
+        if points > POINTS_MAX {
             return;
         }
-        while self.last.len() >= LAST_MAX || held(&self.last) + answer.points() > POINTS_MAX {
+        let mut held: usize = self.last.values().map(|(_, kept)| kept.points()).sum();
+        while self.last.len() >= LAST_MAX || held + points > POINTS_MAX {
             let oldest = self.last.iter().min_by_key(|(_, (since, _))| *since);
-            let Some((oldest, _)) = oldest else { break };
-            let oldest = oldest.clone();
-            self.last.remove(&oldest);
+            let oldest = oldest.map(|(promql, _)| promql.clone());
+            let Some((_, gone)) = oldest.and_then(|oldest| self.last.remove(&oldest)) else {
+                break;
+            };
+            held -= gone.points();
         }
         self.last.insert(promql.to_owned(), (now, answer.clone()));
     }

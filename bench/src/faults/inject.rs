@@ -294,6 +294,17 @@ pub fn prepare(kind: Kind, place: &Place<'_>) -> anyhow::Result<Injection> {
     }
 }
 
+/// Share of the time in which somebody waits, by a file of pressure.
+fn stalled(pressure: &Path) -> anyhow::Result<f64> {
+    let total_us = rate(|| {
+        let text = system::read(pressure)?;
+        let some = text.lines().next().unwrap_or_default();
+        let total = some.split("total=").nth(1).unwrap_or("0");
+        Ok(total.trim().parse()?)
+    })?;
+    Ok(total_us / 1e6)
+}
+
 /// How fast a counter goes, a second.
 fn rate(count: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
     let (begun, before) = (Instant::now(), count()?);

@@ -26,6 +26,14 @@ fn quick() -> EvidenceConfig {
     }
 }
 
+/// No sample but those that are asked for, within a test.
+fn rare() -> EvidenceConfig {
+    EvidenceConfig {
+        period_ms: 10_000,
+        ..EvidenceConfig::default()
+    }
+}
+
 fn started(config: &EvidenceConfig) -> Recorder {
     Recorder::start(config, Arc::new(NoKernel)).unwrap()
 }
@@ -56,11 +64,7 @@ fn a_marked_moment_is_never_looked_behind() {
 
 #[test]
 fn without_a_mark_a_window_that_began_before_does_not_count() {
-    let config = EvidenceConfig {
-        period_ms: 10_000,
-        ..EvidenceConfig::default()
-    };
-    let recorder = started(&config);
+    let recorder = started(&rare());
     thread::sleep(Duration::from_millis(300));
     let since = recorder.evidence_since(Instant::now());
     assert!(since.window_s.abs() < f64::EPSILON);
@@ -72,11 +76,7 @@ fn without_a_mark_a_window_that_began_before_does_not_count() {
 
 #[test]
 fn where_samples_come_late_what_an_action_does_is_still_seen() {
-    let config = EvidenceConfig {
-        period_ms: 10_000,
-        ..EvidenceConfig::default()
-    };
-    let recorder = started(&config);
+    let recorder = started(&rare());
     thread::sleep(Duration::from_millis(300));
     let mark = recorder.mark();
     thread::sleep(Duration::from_millis(300));
@@ -128,10 +128,7 @@ fn windows_and_their_memory_are_bounded() {
 
 #[test]
 fn asking_does_not_push_the_past_out() {
-    let recorder = started(&EvidenceConfig {
-        period_ms: 10_000,
-        ..EvidenceConfig::default()
-    });
+    let recorder = started(&rare());
     for _ in 0..5 {
         thread::sleep(Duration::from_millis(25));
         recorder.evidence(Duration::from_secs(5));
@@ -141,10 +138,7 @@ fn asking_does_not_push_the_past_out() {
 
 #[test]
 fn dropping_it_does_not_wait_for_the_period() {
-    let recorder = started(&EvidenceConfig {
-        period_ms: 10_000,
-        ..EvidenceConfig::default()
-    });
+    let recorder = started(&rare());
     let begun = Instant::now();
     drop(recorder);
     assert!(begun.elapsed() < Duration::from_secs(2));

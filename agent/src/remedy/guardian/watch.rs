@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::{Done, Due, GuardianError, Lease, LeaseStore};
 use crate::{
-    confine::{Role, calls::Calls, files},
+    confine::{Role, files, refuse_calls},
     incident::EpisodeId,
     remedy::{cgroup::Hierarchy, effect},
 };
@@ -82,12 +82,7 @@ fn confine(dir: &Path) {
         ),
         Err(error) => warn!(error = &error as &dyn Error, "not confined to its files"),
     }
-    if let Err(error) = Calls::of(Role::Guardian).and_then(|calls| calls.enter()) {
-        warn!(
-            error = &error as &dyn Error,
-            "it may make system calls that it has no use for"
-        );
-    }
+    refuse_calls(Role::Guardian);
 }
 
 /// One look after another at the folder.

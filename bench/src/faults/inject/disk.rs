@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use paramedic_parts::wait_for;
 
-use super::{FIVE, GUILTY, Injection, Leaf, Place, TEN, Undo, rate, system};
+use super::{FIVE, GUILTY, Injection, Leaf, Place, TEN, Undo, rate, stalled, system};
 use crate::faults::modules;
 
 /// Files behind the loop devices: memory in the VM.
@@ -351,15 +351,7 @@ pub(super) fn writers(place: &Place<'_>) -> anyhow::Result<Injection> {
         &place.count("kib").to_string(),
     ])?;
     Ok(Injection::new(vec![leaf], |leaves| {
-        let text = || leaves[0].cgroup.get("io.pressure");
-        let stalled = rate(|| {
-            let text = text()?;
-            let total = text
-                .lines()
-                .next()
-                .and_then(|line| line.split("total=").nth(1));
-            Ok(total.unwrap_or("0").trim().parse()?)
-        })? / 1e6;
+        let stalled = stalled(&leaves[0].cgroup.dir().join("io.pressure"))?;
         ensure!(stalled > 0.5, "it waits for I/O {stalled:.2} of the time");
         Ok(format!("it waits for I/O {stalled:.2} of the time"))
     })

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use paramedic_parts::cgroup::ROOT;
 
-use super::{GUILTY, Injection, Leaf, Place, TEN, disk, rate, system};
+use super::{GUILTY, Injection, Leaf, Place, TEN, disk, rate, stalled, system};
 use crate::mttr::slice::Slice;
 
 /// What a filesystem takes for itself.
@@ -77,16 +77,8 @@ fn data(folder: &Path, name: &str, mib: usize) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Share of the time in which somebody in a cgroup waits for memory.
-fn stalled(pressure: &Path) -> anyhow::Result<f64> {
-    let total_us = rate(|| {
-        let text = system::read(pressure)?;
-        let some = text.lines().next().unwrap_or_default();
-        let total = some.split("total=").nth(1).unwrap_or("0");
-        Ok(total.trim().parse()?)
-    })?;
-    Ok(total_us / 1e6)
-}
+/// As many as keep a squeezed cgroup's disk busy.
+const READERS: usize = 4;
 
 /// From this share on a fault of memory hurts.
 const STALLED: f64 = 0.12;
@@ -132,12 +124,11 @@ pub(super) fn squeeze(place: &Place<'_>) -> anyhow::Result<Injection> {
     let (_, folder, undo) = disk::disk_that_takes("squeeze", mib, reads)?;
     let file = data(&folder, "squeezed", place.count("working_mib"))?;
     let file = file.display().to_string();
-    let leaf = Leaf::new(GUILTY)?
-        .limited("memory.max", &format!("{}M", place.count("limit_mib")))?
-        .work(&["reread", "--file", &file])?
-        .work(&["reread", "--file", &file])?
-        .work(&["reread", "--file", &file])?
-        .work(&["reread", "--file", &file])?;
+    let limit = format!("{}M", place.count("limit_mib"));
+    let mut leaf = Leaf::new(GUILTY)?.limited("memory.max", &limit)?;
+    for _ in 0..READERS {
+        leaf = leaf.work(&["reread", "--file", &file])?;
+    }
     Ok(Injection::new(vec![leaf], |leaves| {
         let hits = rate(|| system::of_cgroup(&leaves[0], "memory.events", "max"))?;
         let pressure = leaves[0].cgroup.dir().join("memory.pressure");
