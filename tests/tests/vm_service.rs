@@ -216,6 +216,49 @@ fn a_the_kernels_log_is_read() {
 }
 
 #[test]
+fn a_a_failed_unit_is_the_cause_and_is_named() {
+    install();
+    let failed = Command::new("systemd-run")
+        .args(["--quiet", "--unit=nightly", "false"])
+        .status()
+        .unwrap();
+    assert!(failed.success());
+    wait_for("failed unit in the evidence", SOON, || {
+        let found = http::get(listen(), "/api/v1/recorder")?.json()?;
+        let evidence = &found["evidence"];
+        let units = evidence["coverage"].as_array().context("no coverage")?;
+        let units = units.iter().find(|one| one["source"] == "reader:units");
+        let note = units.map(|one| one["note"].to_string());
+        let named = note
+            .as_ref()
+            .is_some_and(|note| note.contains("nightly.service"));
+        ensure!(named, "what is said of units: {note:?}");
+        let age_s = evidence["host"]["units.failed_age_s"]["value"].as_f64();
+        let age_s = age_s.context("no age")?;
+        ensure!(age_s < 600.0, "it failed {age_s} s ago");
+        Ok(())
+    })
+    .unwrap();
+    let labels = json!({"alertname": "SystemdUnitFailed", "instance": "node-1"});
+    let body = payload::firing(&labels, &json!({}), Timestamp::now()).to_string();
+    let answer = http::post_json(listen(), "/webhook", &body).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let diagnosis = wait_for("diagnosis of the failed unit", SOON, || {
+        let found = incidents()?;
+        let mut told = found.iter().filter_map(|one| entry(one, "diagnosed"));
+        let of_unit = |line: &&Value| line["diagnosis"]["top"][0]["id"] == "unit-failed";
+        let found = told.find(of_unit).cloned();
+        found.context("no incident has a failed unit for its cause")
+    })
+    .unwrap();
+    assert_eq!(
+        diagnosis["diagnosis"]["verdict"]["verdict"], "conclusive",
+        "{diagnosis:#}"
+    );
+    systemctl(&["reset-failed", "nightly.service"]).unwrap();
+}
+
+#[test]
 fn b_it_heals_a_service_and_undoes_its_effect_when_it_is_stopped() {
     install();
     let run = Command::new("systemd-run")

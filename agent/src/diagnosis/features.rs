@@ -10,12 +10,15 @@
 //! - `culprit.mem.exhausts_in_s`: seconds until the node's available memory is gone at the
 //!   culprit's growth; [`NEVER_S`] when it does not grow;
 //! - `host.tcp.retransmit_share`: retransmitted segments of all that were sent, 0 to 1;
+//! - `host.syscalls.counted_s`: seconds of the window in which the syscall pair counted; missing if it did not;
 //! - `culprit.syscall.NAME.{per_s,errors_per_s,p99_s,busy}`: calls of one syscall, while the pair counts;
 //!   `busy` is the seconds spent in it by all its tasks together, a second; derived from it
 //!   `culprit.syscall.NAME.per_busy_s`: calls per second of CPU time that it used;
 //! - `errno.NAME.per_s` of both: errors that tell something, while the pair counts, and
 //!   `culprit.errno.NAME.CALL.per_s`: of one syscall;
 //! - `top_share.READING` (any reading of cgroups): share of the largest leaf in the whole, 0 to 1.
+//!
+//! `A or B`, of any names, is the first that is known.
 
 use std::collections::HashMap;
 
@@ -103,6 +106,8 @@ const HOST: &[&str] = &[
     "entropy.bits",
     "kernel.errors_per_s",
     "units.failed",
+    "units.failed_age_s",
+    SYSCALLS_COUNTED,
     "runq.waiting",
     "blocked.uninterruptible",
     "blocked.futex",
@@ -180,6 +185,7 @@ const PER_CPU: &[(&str, &str)] = &[
 ];
 const PER_BUSY: &str = "forks_per_busy_s";
 const DELAY_SHARE: &str = "runq.delay_share";
+const SYSCALLS_COUNTED: &str = "syscalls.counted_s";
 const RETRANSMIT_SHARE: &str = "tcp.retransmit_share";
 const EXHAUSTS: &str = "mem.exhausts_in_s";
 const BYSTANDERS: &[(&str, &str)] = &[
@@ -229,9 +235,14 @@ pub fn scope(reading: &str) -> Option<Scope<'_>> {
     }
 }
 
+/// The names of `A or B`, in order; of a plain name itself alone.
+pub fn alternatives(reading: &str) -> impl Iterator<Item = &str> {
+    reading.split(" or ")
+}
+
 /// Whether the answer depends on who the culprit is.
 pub(super) fn is_about_somebody(reading: &str) -> bool {
-    reading.starts_with("culprit.") || reading.starts_with("bystanders.")
+    alternatives(reading).any(|one| one.starts_with("culprit.") || one.starts_with("bystanders."))
 }
 
 /// Whether cgroups have a reading of this name.
@@ -355,9 +366,13 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// One reading by its full name. `None` when it was not had, when there is no such reading, or when
+/// One reading by its full name, or the first of several that is known. `None` when it was not had, when there is no such reading, or when
 /// it is not a finite number: missing is not zero.
 pub fn lookup(evidence: &Evidence, culprit: Option<CgroupId>, reading: &str) -> Option<Reading> {
+    alternatives(reading).find_map(|one| lookup_one(evidence, culprit, one))
+}
+
+fn lookup_one(evidence: &Evidence, culprit: Option<CgroupId>, reading: &str) -> Option<Reading> {
     let found = match scope(reading)? {
         Scope::Host(name) => host(evidence, name),
         Scope::Culprit(name) => of_culprit(evidence, evidence.cgroup(culprit?)?, name),
@@ -377,6 +392,9 @@ fn host(evidence: &Evidence, name: &str) -> Option<Reading> {
     }
     if name == RETRANSMIT_SHARE && !evidence.host.contains_key(name) {
         return ratio(evidence, "tcp.retransmits_per_s", "tcp.segments_out_per_s");
+    }
+    if name == SYSCALLS_COUNTED && evidence.syscalls_s > 0.0 {
+        return Some(Reading::good(evidence.syscalls_s));
     }
     evidence.host.get(name).copied()
 }

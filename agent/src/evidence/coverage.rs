@@ -52,6 +52,7 @@ fn sources(sample: &Sample) -> impl Iterator<Item = Coverage> {
             State::Failed(why) => (false, format!("{why}: its readings are missing")),
             State::Partly(why) => (false, format!("{why}: its readings are partial")),
             State::NotHere(why) => (true, format!("not on this node: {why}")),
+            State::Found(what) => (true, what.clone()),
             State::Read if age > 0 => (true, format!("read {age} s before")),
             State::Read => return None,
         };

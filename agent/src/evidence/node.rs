@@ -1,4 +1,4 @@
-//! The node's tables: network, connections, files, tasks, clock, sensors, arrays, the kernel's log.
+//! The node's tables: network, connections, files, tasks, clock, sensors, arrays, units, the kernel's log.
 //!
 //! Every source is read by itself and keeps its own time and error: one that is missing or cannot be
 //! read leaves its readings out, and the coverage says which and why. What costs more than a small file
@@ -12,6 +12,7 @@ mod raid;
 mod stopped;
 mod tables;
 mod thermal;
+mod units;
 
 use std::{
     fs, io,
@@ -40,6 +41,8 @@ pub(super) enum State {
     Failed(String),
     /// It was read in part.
     Partly(String),
+    /// It was read, and there is something to be said that is no number.
+    Found(String),
 }
 
 /// One source.
@@ -52,7 +55,7 @@ pub(super) struct Source {
 }
 
 /// Names of all levels.
-pub(super) const LEVELS: [&str; 17] = [
+pub(super) const LEVELS: [&str; 19] = [
     "tcp.sockets",
     "tcp.time_wait",
     "tcp.orphans",
@@ -68,6 +71,8 @@ pub(super) const LEVELS: [&str; 17] = [
     "thermal.celsius",
     "thermal.of_critical",
     "ports.used",
+    "units.failed",
+    "units.failed_age_s",
     // Of the mount table and the look at all processes.
     "fs.readonly",
     "procs.zombie",
@@ -87,6 +92,7 @@ pub(super) struct NodeSample {
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     kmsg: kmsg::Log,
+    units: units::Watch,
     slow: [Slow; SLOW_READERS.len()],
 }
 
@@ -131,6 +137,9 @@ impl Reader {
             counters[HostCounter::KernelErrors as usize] = Count::new(*errors);
         });
         let mut sample = sheet.sample;
+        let (levels, source) = self.units.tell(now);
+        sample.levels.extend(levels);
+        sample.sources.extend(source);
         for (index, (read, last)) in SLOW_READERS.iter().zip(&mut self.slow).enumerate() {
             let phase = APART * u32::try_from(index).unwrap_or(0);
             let due = match last.read_at {

@@ -82,28 +82,10 @@ impl Checker {
         at_least: Option<f64>,
         below: Option<f64>,
     ) -> FeatureTest {
-        let name = &reading.value;
-        match features::scope(name) {
-            None => {
-                let message = match features::resembling(name) {
-                    Some(other) => format!("no reading {name:?}; did you mean {other:?}?"),
-                    None => format!("no reading {name:?}; docs/rules.md lists them all"),
-                };
-                self.find(&reading, message);
+        for name in features::alternatives(&reading.value) {
+            if let Some(problem) = scope.problem_of(name) {
+                self.find(&reading, problem);
             }
-            Some(Scope::Culprit(_)) if !scope.culprit => {
-                self.find(
-                    &reading,
-                    format!("{name:?} needs a `culprit` in this hypothesis"),
-                );
-            }
-            Some(Scope::Series(series)) if !scope.declares(series) => {
-                self.find(
-                    &reading,
-                    format!("no series {series:?} is declared in this hypothesis"),
-                );
-            }
-            Some(_) => {}
         }
         match (at_least, below) {
             (None, None) => self.find(&reading, "needs `at_least` or `below`"),
@@ -137,6 +119,23 @@ pub(super) struct Declared<'a> {
 }
 
 impl Declared<'_> {
+    /// Why this hypothesis cannot look at one reading of this name.
+    fn problem_of(&self, name: &str) -> Option<String> {
+        match features::scope(name) {
+            None => Some(match features::resembling(name) {
+                Some(other) => format!("no reading {name:?}; did you mean {other:?}?"),
+                None => format!("no reading {name:?}; docs/rules.md lists them all"),
+            }),
+            Some(Scope::Culprit(_)) if !self.culprit => {
+                Some(format!("{name:?} needs a `culprit` in this hypothesis"))
+            }
+            Some(Scope::Series(series)) if !self.declares(series) => Some(format!(
+                "no series {series:?} is declared in this hypothesis"
+            )),
+            Some(_) => None,
+        }
+    }
+
     fn declares(&self, series: &str) -> bool {
         self.series.iter().any(|query| query.name == series)
     }
