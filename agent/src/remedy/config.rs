@@ -100,6 +100,9 @@ pub struct SandboxConfig {
     pub memory_mib: u64,
     /// Tasks. 1 to 256; default 16.
     pub pids: u64,
+    /// MiB a second from each disk, and as much to it, where the io controller is there. 1 to 4,096;
+    /// default 16.
+    pub io_mib_per_s: u64,
     /// Seconds until it is killed. 1 to 60; default 5.
     pub deadline_s: u64,
     /// Output kept, in KiB; a command that writes more is killed. 1 to 1,024; default 64.
@@ -113,6 +116,7 @@ impl Default for SandboxConfig {
             cpus: 0.5,
             memory_mib: 64,
             pids: 16,
+            io_mib_per_s: 16,
             deadline_s: 5,
             output_kib: 64,
         }
@@ -142,6 +146,7 @@ impl RemedyConfig {
             ("limits.held_max", limits.held_max.into(), 1, 64),
             ("sandbox.memory_mib", sandbox.memory_mib, 4, 1_024),
             ("sandbox.pids", sandbox.pids, 1, 256),
+            ("sandbox.io_mib_per_s", sandbox.io_mib_per_s, 1, 4_096),
             ("sandbox.deadline_s", sandbox.deadline_s, 1, 60),
             ("sandbox.output_kib", sandbox.output_kib, 1, 1_024),
         ];

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -104,6 +104,37 @@ fn words_reach_the_program_as_they_are() {
     args.extend(odd);
     let (printed, _) = run("/usr/bin/printf", &args);
     assert_eq!(printed.output, "a b|$(reboot)|;|\n|*|");
+}
+
+#[test]
+fn its_disks_are_limited() {
+    let device = fs::metadata("/run/disk").unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let wanted = format!("{major}:{minor} rbps=16777216 wbps=16777216 riops=max wiops=max");
+    let done = AtomicBool::new(false);
+    let limits = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut limits = String::new();
+            while !done.load(Ordering::Relaxed) {
+                for slice in leftovers() {
+                    let file = Path::new(MOUNT).join(slice).join("io.max");
+                    let now = fs::read_to_string(file).unwrap_or_default();
+                    if now.lines().count() > limits.lines().count() {
+                        limits = now;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            limits
+        });
+        run("/bin/sleep", &["1"]);
+        done.store(true, Ordering::Relaxed);
+        watch.join().unwrap()
+    });
+    assert!(
+        limits.lines().any(|line| line == wanted),
+        "{wanted:?} is not in {limits:?}"
+    );
 }
 
 /// Highest `pids.current` and last `cpu.stat` usage (in seconds) of the slice while `work` runs.

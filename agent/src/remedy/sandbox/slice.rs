@@ -1,13 +1,15 @@
 //! One slice: made under a cgroup that is ours, limited, killed, removed.
 
 use std::{
+    fs, io,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use cgroups_rs::fs::MaxValue;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::CollectError;
 use crate::remedy::{
@@ -17,6 +19,10 @@ use crate::remedy::{
 /// Beginning of every slice's name; then the agent's pid and a number.
 const NAME: &str = "paramedic-sandbox-";
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Where it is there: a command may write nothing, and read little.
+const IO: &str = "io";
+/// Whole disks that are limited at most.
+const DISKS_MAX: usize = 64;
 /// In microseconds.
 const PERIOD_US: u64 = 100_000;
 /// A slice whose last process was killed can be removed soon after, not at once.
@@ -73,6 +79,7 @@ impl Slice {
         }
         self.cgroup.write("memory.oom.group", "1")?;
         self.cgroup.write("pids.max", &config.pids.to_string())?;
+        self.limit_disks(config);
         // A limit that is not there is worse than no command: read back what protects the node.
         let pids = i64::try_from(config.pids).unwrap_or(i64::MAX);
         if self.cgroup.read_max("pids.max")? != MaxValue::Value(pids)
@@ -84,6 +91,31 @@ impl Slice {
             });
         }
         Ok(())
+    }
+
+    /// Each disk that is there now. One that goes, or takes no limit, is left out: the others protect the
+    /// node, and a command that may not write is no storm.
+    fn limit_disks(&self, config: &SandboxConfig) {
+        if !self.cgroup.has("io.max") {
+            debug!(
+                "disks are not limited for the sandbox: there is no io controller below its parent"
+            );
+            return;
+        }
+        let bytes = config.io_mib_per_s << 20;
+        let disks = match disks(Path::new("/sys/block")) {
+            Ok(disks) => disks,
+            Err(error) => {
+                warn!(%error, "disks are not limited for the sandbox: /sys/block cannot be read");
+                return;
+            }
+        };
+        for disk in disks {
+            let line = format!("{disk} rbps={bytes} wbps={bytes}");
+            if let Err(error) = self.cgroup.write("io.max", &line) {
+                debug!(disk, %error, "this disk is not limited for the sandbox");
+            }
+        }
     }
 
     pub(super) fn cgroup(&self) -> &Cgroup {
@@ -99,6 +131,24 @@ impl Slice {
     pub(super) fn remove(self) -> Result<(), CgroupError> {
         remove(&self.parent, &self.cgroup, &self.name)
     }
+}
+
+/// `MAJOR:MINOR` of every whole disk with something in it: neither a loop device without a file nor an empty
+/// drive.
+fn disks(folder: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for disk in fs::read_dir(folder)? {
+        let folder = disk?.path();
+        let read = |name: &str| fs::read_to_string(folder.join(name));
+        // One may go meanwhile.
+        let (Ok(size), Ok(device)) = (read("size"), read("dev")) else {
+            continue;
+        };
+        if size.trim() != "0" && found.len() < DISKS_MAX {
+            found.push(device.trim().to_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// Kills, waits, removes. A command runs as nobody and cannot have made cgroups of its own in there.
@@ -148,15 +198,13 @@ fn parent(hierarchy: &Hierarchy, config: &SandboxConfig) -> Result<Cgroup, Colle
     } else {
         (hierarchy.open(&config.parent)?, config.parent != "/")
     };
+    let enabled = |controller: &str| -> Result<bool, CgroupError> {
+        let enable = || parent.write("cgroup.subtree_control", &format!("+{controller}"));
+        Ok(parent.enables(controller)? || (ours && enable().is_ok()))
+    };
+    enabled(IO)?;
     for controller in CONTROLLERS {
-        if parent.enables(controller)? {
-            continue;
-        }
-        let enabled = ours
-            && parent
-                .write("cgroup.subtree_control", &format!("+{controller}"))
-                .is_ok();
-        if !enabled {
+        if !enabled(controller)? {
             return Err(CollectError::NotAvailable(format!(
                 "the {controller} controller is not enabled below cgroup {:?}: set \
                  remedy.sandbox.parent to a cgroup without processes that has it in \
@@ -193,4 +241,24 @@ fn own_subtree(hierarchy: &Hierarchy) -> Result<(Cgroup, bool), CollectError> {
         "cgroup {own:?} is not delegated to the agent: run it with Delegate=yes and \
          DelegateSubgroup=agent, or set remedy.sandbox.parent"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_with_something_in_them_are_found_and_empty_drives_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, size, device) in [("vda", "2048", "254:0"), ("loop0", "0", "7:0")] {
+            let disk = folder.path().join(name);
+            fs::create_dir(&disk).unwrap();
+            fs::write(disk.join("size"), format!("{size}\n")).unwrap();
+            fs::write(disk.join("dev"), format!("{device}\n")).unwrap();
+        }
+        // It went while the others were read.
+        fs::create_dir(folder.path().join("sda")).unwrap();
+        assert_eq!(disks(folder.path()).unwrap(), ["254:0"]);
+        assert!(disks(Path::new("/nonexistent")).is_err());
+    }
 }
