@@ -51,8 +51,8 @@ pub struct DiagnosisConfig {
     pub partial_weight: f64,
     /// Highest posterior of a hypothesis that rests on a partial reading. 0.5 to 1.
     pub partial_cap: f64,
-    /// Highest posterior of a hypothesis of which a decisive reading is missing: nobody looked at what would
-    /// tell it from others. 0.5 to 1; below `act_threshold`, as shipped.
+    /// Highest posterior of a hypothesis of which a decisive reading is missing, or partial where that may not
+    /// be: nobody looked well at what would tell it from others. 0.5 to 1; below `act_threshold`, as shipped.
     pub missing_cap: f64,
     /// Highest posterior of all: naive Bayes takes features for independent and is too sure of
     /// itself; no rule is right more often than this. 0.5 to 1.

@@ -207,17 +207,34 @@ struct Candidate<'a> {
 pub(super) struct Support {
     /// Some of it is partial.
     pub(super) partial: bool,
-    /// Decisive evidence is missing.
-    pub(super) missing: bool,
+    /// Decisive evidence is missing or partial: it will not be acted upon.
+    pub(super) wanting: bool,
 }
 
 impl Support {
+    /// Whether a verdict could not rest on this feature, of a reading of this quality.
+    pub(super) fn is_wanting(
+        weight: &Weight,
+        quality: Option<Quality>,
+        config: &DiagnosisConfig,
+    ) -> bool {
+        weight.decisive
+            && match quality {
+                None => true,
+                Some(Quality::Partial) => !config.decisive_may_be_partial,
+                Some(Quality::Good) => false,
+            }
+    }
+
     /// The most that a posterior may be, and why.
     pub(super) fn cap(self, config: &DiagnosisConfig) -> (f64, &'static str) {
         let mut lowest = (config.posterior_cap, "no rule is always right");
-        let missing = (config.missing_cap, "decisive evidence for it is missing");
+        let wanting = (
+            config.missing_cap,
+            "decisive evidence for it is missing or partial",
+        );
         let partial = (config.partial_cap, "it rests on partial readings");
-        for (applies, cap) in [(self.missing, missing), (self.partial, partial)] {
+        for (applies, cap) in [(self.wanting, wanting), (self.partial, partial)] {
             if applies && cap.0 < lowest.0 {
                 lowest = cap;
             }
@@ -248,15 +265,16 @@ impl<'a> Candidate<'a> {
     ) -> Self {
         let mut bits: Bits = [0.0; FEATURES_MAX];
         let mut partial_at = [false; FEATURES_MAX];
-        let (mut seen, mut missing) = (false, false);
+        let (mut seen, mut wanting) = (false, false);
         for (at, weight) in weights.iter().enumerate() {
             let Some(reading) = reading(weight.reading) else {
-                missing |= weight.decisive;
+                wanting |= Support::is_wanting(weight, None, config);
                 continue;
             };
             bits[at] = weigh(weight.bits(reading.value), reading.quality, config);
             seen |= weight.decisive;
             partial_at[at] = reading.quality == Quality::Partial;
+            wanting |= Support::is_wanting(weight, Some(reading.quality), config);
         }
         count_groups_once(weights, &mut bits, |_| {});
         let rests_on_partial =
@@ -271,7 +289,7 @@ impl<'a> Candidate<'a> {
             posterior: 0.0,
             support: Support {
                 partial: weights.iter().enumerate().any(rests_on_partial),
-                missing,
+                wanting,
             },
             capped_from: None,
         }

@@ -174,13 +174,12 @@ fn judge(
 /// What the features say, in nats without the prior, and what that rests on.
 fn score(first: &First<'_>, results: &Results, config: &DiagnosisConfig) -> (f64, Support) {
     let mut bits: Bits = [0.0; FEATURES_MAX];
-    let (mut seen, mut missing) = (false, false);
+    let (mut seen, mut wanting) = (false, false);
     for (at, (weight, result)) in first.weights.iter().zip(results).enumerate() {
+        wanting |= Support::is_wanting(weight, result.map(|seen| seen.quality), config);
         if let Some(Seen { held, quality }) = result {
             bits[at] = weigh(weight.bits_if(*held), *quality, config);
             seen |= weight.decisive;
-        } else {
-            missing |= weight.decisive;
         }
     }
     count_groups_once(first.weights, &mut bits, |_| {});
@@ -190,6 +189,6 @@ fn score(first: &First<'_>, results: &Results, config: &DiagnosisConfig) -> (f64
         is_partial && (bits > 0.0 || weight.decisive)
     });
     let sum: f64 = bits.iter().sum();
-    let support = Support { partial, missing };
+    let support = Support { partial, wanting };
     (sum * LN_2 + if seen { 0.0 } else { UNSEEN.ln() }, support)
 }
