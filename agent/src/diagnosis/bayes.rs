@@ -267,14 +267,15 @@ impl<'a> Candidate<'a> {
         let mut partial_at = [false; FEATURES_MAX];
         let (mut seen, mut wanting) = (false, false);
         for (at, weight) in weights.iter().enumerate() {
-            let Some(reading) = reading(weight.reading) else {
-                wanting |= Support::is_wanting(weight, None, config);
+            let reading = reading(weight.reading);
+            let quality = reading.map(|reading| reading.quality);
+            wanting |= Support::is_wanting(weight, quality, config);
+            let Some(reading) = reading else {
                 continue;
             };
             bits[at] = weigh(weight.bits(reading.value), reading.quality, config);
             seen |= weight.decisive;
             partial_at[at] = reading.quality == Quality::Partial;
-            wanting |= Support::is_wanting(weight, Some(reading.quality), config);
         }
         count_groups_once(weights, &mut bits, |_| {});
         let rests_on_partial =

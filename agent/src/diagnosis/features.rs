@@ -366,8 +366,8 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// One reading by its full name, or the first of several that is known. `None` when it was not had, when there is no such reading, or when
-/// it is not a finite number: missing is not zero.
+/// One reading by its full name, or the first of several that is known. `None` when it was not had, when
+/// there is no such reading, or when it is not a finite number: missing is not zero.
 pub fn lookup(evidence: &Evidence, culprit: Option<CgroupId>, reading: &str) -> Option<Reading> {
     alternatives(reading).find_map(|one| lookup_one(evidence, culprit, one))
 }

@@ -106,31 +106,38 @@ fn words_reach_the_program_as_they_are() {
     assert_eq!(printed.output, "a b|$(reboot)|;|\n|*|");
 }
 
+/// Looks at the slice every few milliseconds while `work` runs.
+fn looked_at<T: Send>(mut look: impl FnMut(&Path) + Send, work: impl FnOnce() -> T + Send) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for slice in leftovers() {
+                    look(&Path::new(MOUNT).join(slice));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+        result
+    })
+}
+
 #[test]
 fn its_disks_are_limited() {
     let device = fs::metadata("/run/disk").unwrap().dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let wanted = format!("{major}:{minor} rbps=16777216 wbps=16777216 riops=max wiops=max");
-    let done = AtomicBool::new(false);
-    let limits = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut limits = String::new();
-            while !done.load(Ordering::Relaxed) {
-                for slice in leftovers() {
-                    let file = Path::new(MOUNT).join(slice).join("io.max");
-                    let now = fs::read_to_string(file).unwrap_or_default();
-                    if now.lines().count() > limits.lines().count() {
-                        limits = now;
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            limits
-        });
-        run("/bin/sleep", &["1"]);
-        done.store(true, Ordering::Relaxed);
-        watch.join().unwrap()
-    });
+    let mut limits = String::new();
+    let look = |slice: &Path| {
+        let now = fs::read_to_string(slice.join("io.max")).unwrap_or_default();
+        if now.lines().count() > limits.lines().count() {
+            limits = now;
+        }
+    };
+    looked_at(look, || run("/bin/sleep", &["1"]));
     assert!(
         limits.lines().any(|line| line == wanted),
         "{wanted:?} is not in {limits:?}"
@@ -139,35 +146,23 @@ fn its_disks_are_limited() {
 
 /// Highest `pids.current` and last `cpu.stat` usage (in seconds) of the slice while `work` runs.
 fn watched<T: Send>(work: impl FnOnce() -> T + Send) -> (T, u64, f64) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let (mut tasks, mut cpu_s) = (0, 0.0);
-            while !done.load(Ordering::Relaxed) {
-                for slice in leftovers() {
-                    let dir = Path::new(MOUNT).join(slice);
-                    let number = |text: String| text.trim().parse::<u64>().ok();
-                    let now = fs::read_to_string(dir.join("pids.current"))
-                        .ok()
-                        .and_then(number);
-                    tasks = now.unwrap_or(0).max(tasks);
-                    let stat = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
-                    let used = stat
-                        .lines()
-                        .find_map(|line| line.strip_prefix("usage_usec "));
-                    if let Some(us) = used.and_then(|us| us.parse::<f64>().ok()) {
-                        cpu_s = us / 1e6;
-                    }
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            (tasks, cpu_s)
-        });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
-        let (tasks, cpu_s) = watch.join().unwrap();
-        (result, tasks, cpu_s)
-    })
+    let (mut tasks, mut cpu_s) = (0, 0.0);
+    let look = |slice: &Path| {
+        let number = |text: String| text.trim().parse::<u64>().ok();
+        let now = fs::read_to_string(slice.join("pids.current"))
+            .ok()
+            .and_then(number);
+        tasks = now.unwrap_or(0).max(tasks);
+        let stat = fs::read_to_string(slice.join("cpu.stat")).unwrap_or_default();
+        let used = stat
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "));
+        if let Some(us) = used.and_then(|us| us.parse::<f64>().ok()) {
+            cpu_s = us / 1e6;
+        }
+    };
+    let result = looked_at(look, work);
+    (result, tasks, cpu_s)
 }
 
 #[test]
